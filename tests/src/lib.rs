@@ -1,1 +1,14 @@
-//! Harness.
+//! What the tests and the demo run on: real clusters, real Redis servers, and helpers to wait for what they do.
+//!
+//! Everything that is started here ends with whoever started it, also when that is killed: see [`process`] and
+//! [`supervisor`].
+
+pub mod cluster;
+pub mod forward;
+pub mod image;
+pub mod process;
+pub mod redis;
+pub mod skip;
+pub mod supervisor;
+pub mod tools;
+pub mod wait;

@@ -1,0 +1,3 @@
+//! The supervisor of one test cluster.
+
+fn main() {}

@@ -1,0 +1,129 @@
+//! Child processes that never outlive their owner.
+//!
+//! The owner ends them when it drops them; the kernel does when the owner is killed. The latter is asked of util-linux'
+//! `setpriv`, since asking for it oneself needs code between fork and exec, which Rust calls unsafe.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{LazyLock, mpsc};
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A command whose process the kernel kills when the process that started it is gone.
+pub fn bound(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program.as_ref())
+        .stdin(Stdio::null());
+    command
+}
+
+type Request = (Command, mpsc::Sender<io::Result<Child>>);
+
+/// The thread that starts every child. The kernel takes the end of the *thread* that started a child for the death of
+/// its parent, and each test has a thread of its own: what tests share must be started by one that stays.
+static STARTER: LazyLock<mpsc::Sender<Request>> = LazyLock::new(|| {
+    let (requests, inbox) = mpsc::channel::<Request>();
+    thread::spawn(move || {
+        for (mut command, reply) in inbox {
+            // Whoever asked may have given up; the child then ends with its handle.
+            let _ = reply.send(command.spawn());
+        }
+    });
+    requests
+});
+
+/// Starts a [`bound`] command.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn spawn(command: Command) -> io::Result<Child> {
+    let (reply, answer) = mpsc::channel();
+    let gone = |_| io::Error::other("the thread that starts processes is gone");
+    STARTER
+        .send((command, reply))
+        .map_err(|_| io::Error::other("the thread that starts processes is gone"))?;
+    answer.recv().map_err(gone)?
+}
+
+/// A running program with a name and a log file, killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a [`bound`] command whose output is appended to `log`.
+    ///
+    /// # Errors
+    /// The log cannot be opened, or the program cannot be started.
+    pub fn spawn(name: &str, mut command: Command, log: &Path) -> io::Result<Self> {
+        let output = File::options().create(true).append(true).open(log)?;
+        command.stdout(output.try_clone()?).stderr(output);
+        Ok(Self {
+            name: name.to_owned(),
+            child: spawn(command)?,
+            log: log.to_owned(),
+        })
+    }
+
+    /// What it is called in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// Its exit status, once it has ended.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn kill(&mut self) {
+        // Both fail only for a process that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_tail(&self, lines: usize) -> String {
+        tail(&self.log, lines)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The last lines of a log file; empty if there is none.
+#[must_use]
+pub fn tail(log: &Path, lines: usize) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

@@ -1,0 +1,294 @@
+//! Real Redis servers, as many as a test asks for, that can be killed, paused and started again.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{fs, io};
+
+use anyhow::Context as _;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::{Process, bound};
+use crate::wait;
+
+/// How often a start is tried when another program takes the port first.
+const ATTEMPTS: u32 = 5;
+
+/// How a server is started.
+#[derive(Debug, Default)]
+pub struct Builder {
+    binary: Option<PathBuf>,
+    dir: Option<PathBuf>,
+    password: Option<String>,
+    settings: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// Which `redis-server` to run, instead of the one in PATH.
+    #[must_use]
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = Some(path.into());
+        self
+    }
+
+    /// The folder of its files, which then stays, instead of one that goes with the server.
+    #[must_use]
+    pub fn dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.dir = Some(path.into());
+        self
+    }
+
+    /// The password of its default user.
+    #[must_use]
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self.setting("requirepass", password)
+    }
+
+    /// Every write is on disk before it is answered, so that a restart loses nothing.
+    #[must_use]
+    pub fn durable(self) -> Self {
+        self.setting("appendonly", "yes").setting("appendfsync", "always")
+    }
+
+    /// Any other line of redis.conf.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start(self) -> Redis {
+        match self.try_start() {
+            Ok(redis) => redis,
+            Err(error) => panic!("redis-server: {error:#} (tests/setup-debian.sh installs it)"),
+        }
+    }
+
+    fn try_start(self) -> anyhow::Result<Redis> {
+        let own = TempDir::with_prefix("cabloy-redis-")?;
+        let dir = self.dir.clone().unwrap_or_else(|| own.path().to_owned());
+        fs::create_dir_all(&dir)?;
+        let mut attempt = 1;
+        loop {
+            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+            match launch(&self, addr, &dir) {
+                Ok(process) => {
+                    return Ok(Redis {
+                        process: Mutex::new(process),
+                        builder: self,
+                        addr,
+                        dir,
+                        _own: own,
+                    });
+                }
+                Err(error) if attempt == ATTEMPTS => return Err(error),
+                Err(_) => attempt += 1,
+            }
+        }
+    }
+}
+
+/// A port of loopback that nobody listens on now.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// A running server; it ends when dropped, or with the test process.
+#[derive(Debug)]
+pub struct Redis {
+    // First, so that the server is gone before its folder is.
+    process: Mutex<Process>,
+    builder: Builder,
+    addr: SocketAddr,
+    dir: PathBuf,
+    _own: TempDir,
+}
+
+impl Redis {
+    /// A server without a password that keeps nothing on disk.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// For anything else.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where it listens; the same for all of its life.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its `redis://` URL, with the password if there is one.
+    #[must_use]
+    pub fn url(&self) -> String {
+        url(self.addr, self.builder.password.as_deref())
+    }
+
+    /// The folder of its files.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The id of its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process().pid()
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&self) {
+        self.process().kill();
+    }
+
+    /// Stops it in its tracks: connections stay open and nothing answers.
+    ///
+    /// # Panics
+    /// It is not running.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused server go on.
+    ///
+    /// # Panics
+    /// It is not running.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Kills it and starts it again at the same address, with what its folder holds: everything if it is durable, a
+    /// snapshot if [`save`](Self::save) made one, else nothing.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn restart(&self) {
+        let mut process = self.process();
+        process.kill();
+        match launch(&self.builder, self.addr, &self.dir) {
+            Ok(started) => *process = started,
+            Err(error) => panic!("redis-server: {error:#}"),
+        }
+    }
+
+    /// As [`restart`](Self::restart), with an empty memory whatever its folder holds.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn restart_empty(&self) {
+        self.kill();
+        let emptied = fs::remove_dir_all(&self.dir).and_then(|()| fs::create_dir_all(&self.dir));
+        if let Err(error) = emptied {
+            panic!("{}: {error}", self.dir.display());
+        }
+        self.restart();
+    }
+
+    /// Writes a snapshot that later restarts begin with.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub fn save(&self) {
+        let () = self.run(&["SAVE"]);
+    }
+
+    /// Runs a command on a connection of its own.
+    ///
+    /// # Panics
+    /// The server does not answer, or with an error.
+    #[must_use]
+    pub fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        match run(&self.url(), command) {
+            Ok(value) => value,
+            Err(error) => panic!("redis {}: {command:?}: {error}", self.addr),
+        }
+    }
+
+    /// How many commands the server has processed since it started; asking counts too.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    #[must_use]
+    pub fn commands_processed(&self) -> u64 {
+        let stats: redis::InfoDict = self.run(&["INFO", "stats"]);
+        stats.get("total_commands_processed").unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = self.process().signal(signal) {
+            panic!("redis {}: {error}", self.addr);
+        }
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        // A test that failed while it held the lock says so itself.
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn url(addr: SocketAddr, password: Option<&str>) -> String {
+    match password {
+        Some(password) => format!("redis://:{password}@{addr}"),
+        None => format!("redis://{addr}"),
+    }
+}
+
+fn run<T: redis::FromRedisValue>(url: &str, command: &[&str]) -> redis::RedisResult<T> {
+    let timeout = Duration::from_secs(5);
+    let mut connection = redis::Client::open(url)?.get_connection_with_timeout(timeout)?;
+    connection.set_read_timeout(Some(timeout))?;
+    let mut request = redis::Cmd::new();
+    for part in command {
+        request.arg(*part);
+    }
+    request.query(&mut connection)
+}
+
+/// Starts a server and waits until this very process answers at the address: another one may have taken the port.
+fn launch(builder: &Builder, addr: SocketAddr, dir: &Path) -> anyhow::Result<Process> {
+    let mut command = bound(builder.binary.as_deref().unwrap_or("redis-server".as_ref()));
+    command
+        .current_dir(dir)
+        .args(["--bind", &addr.ip().to_string(), "--port", &addr.port().to_string()])
+        .args(["--save", "", "--daemonize", "no"]);
+    for (name, value) in &builder.settings {
+        command.arg(format!("--{name}")).arg(value);
+    }
+    let log = dir.join("redis.log");
+    let mut process = Process::spawn("redis-server", command, &log).context("cannot be started")?;
+    let url = url(addr, builder.password.as_deref());
+    let pid = process.pid().to_string();
+    wait::try_until_blocking("an answer", Duration::from_secs(10), || {
+        if let Some(status) = process.exited() {
+            return Ok(Err(format!("ended with {status}: {}", process.log_tail(10))));
+        }
+        let info: redis::InfoDict = run(&url, &["INFO", "server"])?;
+        let answered: String = info.get("process_id").unwrap_or_default();
+        Ok::<_, redis::RedisError>(if answered == pid {
+            Ok(())
+        } else {
+            Err(format!("process {answered} has the port"))
+        })
+    })
+    .map(|ended| ended.map_err(anyhow::Error::msg))??;
+    Ok(process)
+}

@@ -1,0 +1,202 @@
+//! The programs that clusters are made of, built from the Go modules in `tests/kube` and kept between runs.
+//!
+//! A folder of the cache is named by a hash of everything that goes into it, is filled aside and then renamed: it is
+//! there in full or not at all. Builders of several test processes take turns by a file lock.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, ensure};
+use sha2::{Digest as _, Sha256};
+
+/// The version of Kubernetes; the rest of its numbers are in `tests/kube/go.mod`.
+const KUBERNETES: &str = "v1.35.4";
+
+/// The parts of the multi-call binary, under whose names it is linked.
+const COMPONENTS: [&str; 7] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+];
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// The folder of etcd and the Kubernetes programs, which also serves as `KUBEBUILDER_ASSETS`.
+    pub kube: PathBuf,
+    /// etcd, as all of the control plane taken from `KUBEBUILDER_ASSETS` where that is set and has it.
+    pub etcd: PathBuf,
+    /// kube-apiserver.
+    pub apiserver: PathBuf,
+    /// kube-controller-manager.
+    pub controller_manager: PathBuf,
+    /// kube-scheduler.
+    pub scheduler: PathBuf,
+    /// kubectl.
+    pub kubectl: PathBuf,
+    /// Helm 3.
+    pub helm: PathBuf,
+    /// kubeconform.
+    pub kubeconform: PathBuf,
+    /// `CoreDNS`.
+    pub coredns: PathBuf,
+    /// The static program inside test images: `pause`, `serve ADDR`, `get URL`.
+    pub pod: PathBuf,
+}
+
+impl Tools {
+    /// The programs, built now if this machine has not yet done so: six minutes, once.
+    ///
+    /// # Panics
+    /// They cannot be built.
+    pub fn get() -> &'static Self {
+        static TOOLS: OnceLock<Tools> = OnceLock::new();
+        TOOLS.get_or_init(|| match Self::build() {
+            Ok(tools) => tools,
+            Err(error) => panic!("cannot build the programs of the test cluster: {error:#}"),
+        })
+    }
+
+    /// As [`get`](Self::get), without keeping the answer.
+    ///
+    /// # Errors
+    /// They cannot be built.
+    pub fn build() -> anyhow::Result<Self> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube");
+        let minor = KUBERNETES.split('.').nth(1).unwrap_or_default();
+        let version = "-X k8s.io/component-base/version.git";
+        let kube = Module {
+            name: "kube",
+            dir: &source,
+            ldflags: format!("{version}Version={KUBERNETES} {version}Major=1 {version}Minor={minor}"),
+            packages: &[
+                ".",
+                "./pod",
+                "helm.sh/helm/v3/cmd/helm",
+                "github.com/yannh/kubeconform/cmd/kubeconform",
+            ],
+            links: &COMPONENTS,
+        }
+        .built()?;
+        let coredns = Module {
+            name: "coredns",
+            dir: &source.join("coredns"),
+            ldflags: String::new(),
+            packages: &["."],
+            links: &[],
+        }
+        .built()?;
+
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+        let preferred = |name: &str| {
+            let given = assets.as_ref().map(|folder| folder.join(name));
+            given.filter(|path| path.exists()).unwrap_or_else(|| kube.join(name))
+        };
+        Ok(Self {
+            etcd: preferred("etcd"),
+            apiserver: preferred("kube-apiserver"),
+            controller_manager: preferred("kube-controller-manager"),
+            scheduler: preferred("kube-scheduler"),
+            kubectl: preferred("kubectl"),
+            helm: kube.join("helm"),
+            kubeconform: kube.join("kubeconform"),
+            coredns: coredns.join("coredns"),
+            pod: kube.join("pod"),
+            kube,
+        })
+    }
+}
+
+/// A Go module and what is built from it.
+struct Module<'a> {
+    name: &'a str,
+    dir: &'a Path,
+    ldflags: String,
+    packages: &'a [&'a str],
+    links: &'a [&'a str],
+}
+
+impl Module<'_> {
+    /// The folder with its programs, built first if the cache has none of just these sources.
+    fn built(&self) -> anyhow::Result<PathBuf> {
+        let cache = cache_dir()?;
+        let folder = cache.join(format!("{}-{}", self.name, self.fingerprint()?));
+        if folder.exists() {
+            return Ok(folder);
+        }
+        fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+        let lock = File::create(cache.join(format!("{}.lock", self.name)))?;
+        lock.lock()?;
+        if !folder.exists() {
+            self.build_into(&cache, &folder)?;
+        }
+        Ok(folder)
+    }
+
+    fn build_into(&self, cache: &Path, folder: &Path) -> anyhow::Result<()> {
+        progress(&format!(
+            "building {} into {} (minutes, once) …",
+            self.name,
+            folder.display()
+        ));
+        let aside = tempfile::Builder::new().prefix(".building-").tempdir_in(cache)?;
+        let status = Command::new("go")
+            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags"])
+            .arg(format!("-s -w {}", self.ldflags))
+            .arg("-o")
+            .arg(aside.path())
+            .args(self.packages)
+            .current_dir(self.dir)
+            .envs([("CGO_ENABLED", "0"), ("GOFLAGS", "-mod=readonly")])
+            .status()
+            .context("go")?;
+        ensure!(status.success(), "go build ended with {status}");
+        for link in self.links {
+            symlink(self.name, aside.path().join(link))?;
+        }
+        fs::rename(aside.keep(), folder)?;
+        progress(&format!("built {}", self.name));
+        Ok(())
+    }
+
+    fn fingerprint(&self) -> anyhow::Result<String> {
+        let mut hash = Sha256::new();
+        for file in ["go.mod", "go.sum", "main.go", "pod/main.go"] {
+            match fs::read(self.dir.join(file)) {
+                Ok(content) => hash.update(&content),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).context(file),
+            }
+        }
+        hash.update(format!("{} {:?} {:?}", self.ldflags, self.packages, self.links));
+        let mut name = String::new();
+        for byte in hash.finalize().iter().take(8) {
+            name.push_str(&format!("{byte:02x}"));
+        }
+        Ok(name)
+    }
+}
+
+/// Outside of the checkout, so that a clean one is quick and nothing of it gets into an image.
+fn cache_dir() -> anyhow::Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let base = set("CABLOY_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME"))
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .context("none of CABLOY_CACHE, XDG_CACHE_HOME and HOME is set")?;
+    Ok(base.join("cabloy"))
+}
+
+/// A line for whoever waits. Not `eprintln!`: the test harness hides that, and it panics when nobody reads.
+pub(crate) fn progress(line: &str) {
+    let _ = writeln!(std::io::stderr(), "cabloy-tests: {line}");
+}
