@@ -1,0 +1,217 @@
+//! What an agent says of itself at `/status`: the operator reads it from the pods.
+//!
+//! Fields that a reader does not know are to be left alone: agent and operator may be of different versions.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// `/status` of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// Version of the agent.
+    pub version: String,
+    /// `<namespace>/<cluster>`, once the files have been read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Name of the pod; outside Kubernetes the name that the agent was given.
+    pub pod: String,
+    /// Whether `/readyz` says yes.
+    pub ready: bool,
+    /// Whether the pod is about to end: the agent stands for no election.
+    pub draining: bool,
+    /// The revision of the app that the pod runs.
+    pub revision: RevisionStatus,
+    /// The files that the agent works by.
+    pub config: ConfigStatus,
+    /// The app beside the agent.
+    pub app: AppStatus,
+    /// All that somebody should look at.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+    /// The election as this agent sees it; absent while there are no files or no masters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub election: Option<ElectionStatus>,
+    /// The schedules; only the leader has any.
+    #[serde(default)]
+    pub schedules: Vec<ScheduleStatus>,
+    /// The startup tasks of the pod's revision.
+    #[serde(default)]
+    pub startups: Vec<StartupStatus>,
+}
+
+/// The revision of the app that a pod runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionStatus {
+    /// The hash in the pod's labels; empty outside Kubernetes.
+    pub hash: String,
+    /// Its number in `agent.json`; absent while the hash is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+}
+
+/// The files that an agent works by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigStatus {
+    /// The first 16 hexadecimal digits of SHA-256 over `agent.json`, a zero byte, and `redis/redlock/client.json` (no
+    /// bytes where that is absent); absent while no files have been taken up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// When they were taken up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_at: Option<Timestamp>,
+    /// Why the files as they now are have not been taken up; the agent works on by the ones before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The app beside an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppStatus {
+    /// Whether it answers its health check.
+    pub healthy: bool,
+    /// What the last failed check met with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Something that somebody should look at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Its kind in `CamelCase`, such as `MissingSecret`; see `docs/agent.md` for all of them.
+    pub reason: String,
+    /// What is wrong, and with what; never a secret.
+    pub message: String,
+    /// Where: a file, a field of a file, or the address of a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// The election as one agent sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ElectionStatus {
+    /// Whether this agent stands: its app answers, it is not draining, and it may.
+    pub standing: bool,
+    /// Whether this agent leads.
+    pub leading: bool,
+    /// The fencing token of its term, or of the leader it last saw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// Since when it leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// The pod that leads, as far as known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// The servers that vote.
+    pub masters: Vec<MasterStatus>,
+}
+
+/// A server that votes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MasterStatus {
+    /// `host:port`.
+    pub address: String,
+    /// Whether it can be used.
+    pub reachable: bool,
+    /// What is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+/// A schedule, as the leader drives it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleStatus {
+    /// Its name.
+    pub name: String,
+    /// When the first leader saw it.
+    pub created: Timestamp,
+    /// The next tick; absent while it is suspended or disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Timestamp>,
+    /// The tick that runs now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Timestamp>,
+    /// What the last ticks came to, newest first; 10 at most.
+    pub results: Vec<TickResult>,
+    /// How many ticks were done.
+    pub done: u64,
+    /// How many failed in the end, or passed their deadline without a result.
+    pub failed: u64,
+    /// How many were dropped because the one before still ran.
+    pub skipped: u64,
+    /// How many nobody could run in time.
+    pub missed: u64,
+}
+
+/// What a tick came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TickResult {
+    /// The tick.
+    pub tick: Timestamp,
+    /// Done, failed or unknown.
+    pub verdict: Verdict,
+    /// The kind of failure in `CamelCase`; empty when done.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// What the app said, shortened.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// How many attempts it took.
+    pub attempts: u32,
+    /// When it was over.
+    pub at: Timestamp,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The app did it.
+    Done,
+    /// The app, or the way to it, failed, and it is not tried again.
+    Failed,
+    /// The deadline passed without a result.
+    Unknown,
+}
+
+/// A startup task of the pod's revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartupStatus {
+    /// Its name.
+    pub name: String,
+    /// The revision of the task that this pod waits for; empty for tasks of scope `Instance`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub revision: String,
+    /// How far it is.
+    pub state: StartupState,
+    /// The last attempt, as far as this agent knows.
+    pub attempt: u32,
+    /// The deadline of the attempt that runs; no other attempt starts before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// What is waited for, or how the last attempt failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// How far a startup task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum StartupState {
+    /// It waits: for a leader of the revision, for a task before it, or for its next attempt.
+    Pending,
+    /// An attempt runs.
+    Running,
+    /// It is done.
+    Done,
+    /// All attempts failed.
+    Failed,
+}

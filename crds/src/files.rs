@@ -1,0 +1,302 @@
+//! The files between operator, agent and app, as they stand in `ConfigMaps`.
+//!
+//! Everything is resolved here: defaults are filled in, durations are whole milliseconds, and secrets are named by
+//! file. So whoever reads them has nothing to decide.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::vocabulary::{Gate, Generation, Method, OnUnknown, Overlap, Scope};
+
+/// `agent.json`: all that an agent does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentFile {
+    /// `<namespace>/<cluster>`: the name of the election, and of its keys in Redis.
+    pub cluster: String,
+    /// The app beside the agent.
+    pub app: App,
+    /// How the leader is elected.
+    pub election: Election,
+    /// What must not be forgotten even if all of Redis is.
+    #[serde(default)]
+    pub floor: Floor,
+    /// What the leader runs, and when.
+    #[serde(default)]
+    pub schedules: Vec<Schedule>,
+    /// What is done when a revision or a pod starts.
+    #[serde(default)]
+    pub startups: Vec<Startup>,
+    /// The revisions of the app that live, by the hash in the labels of their pods (`pod-template-hash`, or
+    /// `controller-revision-hash` for `StatefulSets` and `DaemonSets`).
+    #[serde(default)]
+    pub revisions: BTreeMap<String, Revision>,
+}
+
+/// The app as the agent calls it, on 127.0.0.1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct App {
+    /// Its name, the prefix of its Redis keys.
+    pub name: String,
+    /// How it speaks; an answer 200 of a v4 app can be a failure.
+    pub generation: Generation,
+    /// The port that it listens on.
+    pub port: u16,
+    /// How the agent asks whether it is alive.
+    pub health: Health,
+}
+
+/// How the agent asks whether the app is alive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Health {
+    /// A connection to its port is enough.
+    Tcp {},
+    /// A request that must be answered by a 2xx.
+    Http {
+        /// The request's method.
+        method: Method,
+        /// The request's path.
+        path: String,
+    },
+}
+
+/// How the leader is elected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Election {
+    /// How long a lease lasts, in milliseconds; it is renewed every third of that.
+    pub ttl_ms: u64,
+}
+
+/// What the operator mirrors, so that it survives the loss of all Redis memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Floor {
+    /// The highest fencing token seen; new ones are higher.
+    #[serde(default)]
+    pub token: u64,
+    /// Startup tasks that are done: by task, the revisions.
+    #[serde(default)]
+    pub startups: BTreeMap<String, Vec<String>>,
+}
+
+/// A revision of the app: the pods of one `ReplicaSet` or `ControllerRevision`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Revision {
+    /// Its number; the newest, which is the highest, leads if it can.
+    pub number: u64,
+    /// The startup tasks that belong to it, and for which revision of the task each counts as done.
+    #[serde(default)]
+    pub startups: BTreeMap<String, String>,
+}
+
+/// A schedule. Exactly one of `cron` and `every_ms` is there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Schedule {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// When: a cron expression, as [`crate::cron::parse`] takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<String>,
+    /// When: every so many milliseconds, counted from the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_ms: Option<u64>,
+    /// The time zone of the cron expression.
+    pub time_zone: String,
+    /// What becomes of a tick whose forerunner still runs.
+    pub overlap: Overlap,
+    /// A tick is delayed by up to so many milliseconds, always the same for the same tick.
+    pub jitter_ms: u64,
+    /// The deadline of a run, in milliseconds from its start; no other attempt starts before it.
+    pub timeout_ms: u64,
+    /// What becomes of a run that passed its deadline without a result.
+    pub on_unknown: OnUnknown,
+    /// How a failed run is tried again.
+    pub retry: Retry,
+    /// No tick is run while this is set.
+    pub suspend: bool,
+    /// What is called.
+    pub target: Target,
+}
+
+/// A startup task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Startup {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// How often it is done.
+    pub scope: Scope,
+    /// Tasks to be done first.
+    #[serde(default)]
+    pub after: Vec<String>,
+    /// What waits for it.
+    pub gate: Gate,
+    /// The deadline of an attempt, in milliseconds from its start.
+    pub timeout_ms: u64,
+    /// How a failed attempt is tried again.
+    pub retry: Retry,
+    /// What is called.
+    pub target: Target,
+}
+
+/// How a failed run is tried again: after `initial_delay_ms`, then `factor` times as long each time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retry {
+    /// How many times at most, after the first attempt.
+    pub limit: u32,
+    /// Delay before the second attempt, in milliseconds.
+    pub initial_delay_ms: u64,
+    /// By what each further delay is longer.
+    pub factor: f64,
+    /// The longest delay, in milliseconds.
+    pub max_delay_ms: u64,
+}
+
+impl Retry {
+    /// The delay before `attempt` (the first retry is attempt 2), in milliseconds.
+    #[must_use]
+    pub fn delay_ms(&self, attempt: u32) -> u64 {
+        let retries = i32::try_from(attempt.saturating_sub(2)).unwrap_or(i32::MAX);
+        // The float saturates at infinity, and the cast at u64::MAX: both are cut down to the longest delay.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "delays are cut down to max_delay_ms"
+        )]
+        let delay = (self.initial_delay_ms as f64 * self.factor.powi(retries)) as u64;
+        delay.min(self.max_delay_ms)
+    }
+}
+
+/// What a schedule or a startup task calls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Target {
+    /// A request to the app on 127.0.0.1.
+    Http(HttpTarget),
+}
+
+/// A request to the app on 127.0.0.1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpTarget {
+    /// The request's path, with its query.
+    pub path: String,
+    /// The request's method.
+    pub method: Method,
+    /// The request's JSON body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+}
+
+/// The Redis configuration of a role, in the order of its keys just what `ioredis` takes; of role `redlock` a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RoleFile {
+    /// The independent masters of role `redlock`.
+    Masters(Vec<RedisClient>),
+    /// The one server of any other role.
+    Client(RedisClient),
+}
+
+/// A Redis server as `ioredis` takes it, less the secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RedisClient {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Number of the database.
+    pub db: u32,
+    /// ACL user; left out for the server's default user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Where the password lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretFile>,
+    /// Prefix of all keys; left out where the app's own stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_prefix: Option<String>,
+}
+
+/// Stands for the text of a file, less white space around it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretFile {
+    /// Absolute path of the file.
+    #[serde(rename = "$file")]
+    pub file: String,
+}
+
+/// `boot.json`: what the preload finds beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BootFile {
+    /// The app's name; an app with another one does not boot on this configuration.
+    pub app: String,
+    /// In which form the app takes it.
+    pub generation: Generation,
+    /// The roles there are; each has a file `<role>.json`.
+    pub roles: Vec<String>,
+    /// Folders of further configuration, merged below the roles.
+    #[serde(default)]
+    pub config_from: Vec<String>,
+}
+
+/// The text of a file of ours: JSON that people can read, with a final newline.
+///
+/// # Errors
+/// `value` cannot be JSON; none of the types of this module is so.
+pub fn to_text<T: Serialize>(value: &T) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(value).map(|text| text + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_reads_as_documented() {
+        let client = RedisClient {
+            host: "redis-main".into(),
+            port: 6379,
+            db: 0,
+            username: Some("shop".into()),
+            password: Some(SecretFile { file: "/etc/cabloy/secrets/default/password".into() }),
+            key_prefix: None,
+        };
+        let expected = r#"{
+  "host": "redis-main",
+  "port": 6379,
+  "db": 0,
+  "username": "shop",
+  "password": {
+    "$file": "/etc/cabloy/secrets/default/password"
+  }
+}
+"#;
+        assert_eq!(to_text(&client).unwrap(), expected);
+        assert_eq!(serde_json::from_str::<RoleFile>(expected).unwrap(), RoleFile::Client(client.clone()));
+        let masters = to_text(&[client.clone()]).unwrap();
+        assert_eq!(serde_json::from_str::<RoleFile>(&masters).unwrap(), RoleFile::Masters(vec![client]));
+    }
+
+    #[test]
+    fn retries_wait_longer_each_time_up_to_the_longest() {
+        let retry = Retry { limit: 9, initial_delay_ms: 1_000, factor: 2.0, max_delay_ms: 5_000 };
+        assert_eq!(
+            [2, 3, 4, 5, 4_000_000_000].map(|attempt| retry.delay_ms(attempt)),
+            [1_000, 2_000, 4_000, 5_000, 5_000]
+        );
+    }
+}

@@ -1,0 +1,912 @@
+//! The `CabloyCluster` resource: what people write, with all its rules.
+//!
+//! What a rule can say in CEL stands here, so that the API server refuses it at once, with a message that names the
+//! field and the remedy. Lists, maps and strings are bounded, or the API server would refuse the rules as too costly.
+//! Optional fields have no default in the schema: the API server would store it, and a better default of a later
+//! version would never reach objects that exist. The accessors here are the defaults.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use crate::vocabulary::{Gate, Generation, Method, OnUnknown, Overlap, Scope};
+use crate::{
+    duration::Duration,
+    names::{DEFAULT_APP_PORT, DEFAULT_CONNECTION},
+};
+
+/// A CabloyJS app on Kubernetes: its Redis for each role, its schedules and its startup tasks.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "cabloy.io",
+    version = "v1alpha1",
+    kind = "CabloyCluster",
+    namespaced,
+    status = "CabloyClusterStatus",
+    shortname = "cbc",
+    category = "cabloy",
+    doc = "A CabloyJS app on Kubernetes: its Redis for each role, its schedules and its startup tasks.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader.pod"),
+    printcolumn(name = "Token", type_ = "integer", json_path = ".status.leader.token", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must be at most 40 lower-case letters, digits and '-': the names of ConfigMaps are made from it")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.agent) || !has(self.agent.enabled) || self.agent.enabled || ((!has(self.schedules) || size(self.schedules) == 0) && (!has(self.startups) || size(self.startups) == 0))")
+        .message("schedules and startups are run by the agent: set agent.enabled to true, or remove them"),
+    validation = Rule::new("((!has(self.schedules) || size(self.schedules) == 0) && (!has(self.startups) || size(self.startups) == 0)) || 'default' in self.redis.connections || (has(self.redis.roles) && 'redlock' in self.redis.roles)")
+        .message("schedules and startups need a leader, and the leader is elected on role redlock: add redis.roles.redlock, or a connection named default"),
+    validation = Rule::new("self.app.generation != 'generic' || self.workloads.all(w, !has(w.nodeOptions))")
+        .message("workloads[].nodeOptions is for the preload, which generation generic does without: remove it"),
+    validation = Rule::new("!has(self.startups) || self.startups.all(s, !has(s.after) || s.after.all(a, self.startups.exists(t, t.name == a)))")
+        .message("startups[].after must name other tasks of startups: correct the name, or add the task")
+)]
+pub struct CabloyClusterSpec {
+    /// The app.
+    pub app: App,
+    /// Who runs the app; each gets the Redis configuration and the agent.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, a.name == b.name && (has(a.kind) ? a.kind : 'Deployment') == (has(b.kind) ? b.kind : 'Deployment')))")
+        .message("each workload must be listed once: remove the repeated one"))]
+    pub workloads: Vec<Workload>,
+    /// The Redis servers, and which role uses which.
+    pub redis: Redis,
+    /// Whether the app's own repeatable jobs are protected through rollouts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native_schedules: Option<NativeSchedules>,
+    /// The agent beside the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    /// What is run, and when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub schedules: Vec<Schedule>,
+    /// What is done when a new revision of the app, or a pod, starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub startups: Vec<Startup>,
+    /// How changes reach the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+    /// What becomes of our part of the workloads when this resource is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+}
+
+/// The app.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.configFrom) || size(self.configFrom) == 0 || self.generation == 'v4'")
+    .message("configFrom is merged into EGG_APP_CONFIG, which only generation v4 reads: remove it, or set generation to v4"))]
+pub struct App {
+    /// The app's name as in its package.json; the prefix of its Redis keys. Immutable.
+    #[schemars(length(max = 63))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*$')")
+            .message("must be the name in the app's package.json: letters, digits, '.', '_' and '-', beginning with a letter or digit"),
+        validation = Rule::new("self == oldSelf")
+            .message("is immutable, for it is the prefix of the app's Redis keys: make another CabloyCluster for another app")
+    )]
+    pub name: String,
+    /// In which form the app takes its Redis configuration.
+    pub generation: Generation,
+    /// The port that the app listens on inside its pod; 7002 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// A path that answers 2xx to a GET when the app is alive. If left out: for v4 the echo of CabloyJS, else a
+    /// connection to the port is enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^/[^\\\\s#]*$')").message("must be a path that begins with '/', such as /healthz"))]
+    pub health_path: Option<String>,
+    /// Secrets with further configuration of the app (MySQL, keys): each key is a JSON file, merged below the roles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub config_from: Vec<ConfigSource>,
+}
+
+impl App {
+    /// The port that the app listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.and_then(|port| u16::try_from(port).ok()).unwrap_or(DEFAULT_APP_PORT)
+    }
+}
+
+/// Where further configuration of the app comes from.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigSource {
+    /// A Secret of this namespace.
+    pub secret_ref: SecretRef,
+}
+
+/// A Secret of this namespace.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')")
+        .message("must be the name of a Secret: lower-case letters, digits, '-' and '.'"))]
+    pub name: String,
+}
+
+/// A key of a Secret of this namespace.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// The Secret's name.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')")
+        .message("must be the name of a Secret: lower-case letters, digits, '-' and '.'"))]
+    pub name: String,
+    /// The key in it.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')")
+        .message("must be a key of the Secret: letters, digits, '-', '_' and '.'"))]
+    pub key: String,
+}
+
+/// A workload of the user's that runs the app.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Its kind; Deployment if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<WorkloadKind>,
+    /// Its name, in this namespace.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')")
+        .message("must be the name of a workload of this namespace: lower-case letters, digits, '-' and '.'"))]
+    pub name: String,
+    /// The container that runs the app; the first if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+            .message("must be the name of a container: lower-case letters, digits and '-'"),
+        validation = Rule::new("self != 'cabloy-agent'").message("must be the app's container: cabloy-agent is the agent's own")
+    )]
+    pub container: Option<String>,
+    /// Whether its pods may lead; true if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elect: Option<bool>,
+    /// What the app needs in NODE_OPTIONS; it is set beside the preload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^[ -~]*$')").message("must be one line of printable ASCII, such as --max-old-space-size=512"))]
+    pub node_options: Option<String>,
+}
+
+impl Workload {
+    /// The workload's kind.
+    #[must_use]
+    pub fn kind(&self) -> WorkloadKind {
+        self.kind.unwrap_or_default()
+    }
+
+    /// Whether its pods may lead.
+    #[must_use]
+    pub fn elect(&self) -> bool {
+        self.elect.unwrap_or(true)
+    }
+}
+
+/// The kind of a workload.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum WorkloadKind {
+    /// `apps/v1` Deployment
+    #[default]
+    Deployment,
+    /// `apps/v1` StatefulSet
+    StatefulSet,
+    /// `apps/v1` DaemonSet
+    DaemonSet,
+}
+
+impl WorkloadKind {
+    /// The kind's name in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+        }
+    }
+}
+
+/// The Redis servers, and which role uses which.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.roles) || self.roles.all(r, !has(self.roles[r].connection) || self.roles[r].connection in self.connections)")
+        .message("roles.<role>.connection must be a name of connections: correct it, or add the connection"),
+    validation = Rule::new("!has(self.roles) || self.roles.all(r, !has(self.roles[r].connections) || self.roles[r].connections.all(c, c in self.connections))")
+        .message("roles.redlock.connections must be names of connections: correct them, or add the connections"),
+    validation = Rule::new("!has(self.roles) || self.roles.all(r, r == 'redlock' || !has(self.roles[r].connections))")
+        .message("only roles.redlock takes connections, the list of its independent masters: write connection for any other role"),
+    validation = Rule::new("!has(self.roles) || self.roles.all(r, has(self.roles[r].connection) || has(self.roles[r].connections) || has(self.roles[r].host) || 'default' in self.connections)")
+        .message("a role without connection, connections or host uses connections.default, and there is none: add it, or write roles.<role>.connection"),
+    validation = Rule::new("!has(self.roles) || self.roles.all(r, !has(self.roles[r].keyPrefix) || !(r in ['queue', 'redlock', 'broadcast', 'limiter']))")
+        .message("keyPrefix cannot be used on the roles queue, redlock, broadcast and limiter, whose keys CabloyJS names itself: remove it")
+)]
+pub struct Redis {
+    /// Redis servers by name. The one named default is used wherever a role names none.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 32))]
+    #[x_kube(validation = Rule::new("self.all(c, c.size() <= 40 && c.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'))")
+        .message("names of connections must be at most 40 lower-case letters, digits and '-'"))]
+    pub connections: BTreeMap<String, Connection>,
+    /// Which role uses which connection. A role of the generation that is left out uses the connection named default,
+    /// if there is one; else the image's own configuration stays.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 24))]
+    #[x_kube(
+        validation = Rule::new("self.all(r, r.size() <= 30 && r.matches('^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$'))")
+            .message("names of roles must be at most 30 letters, digits and '-', beginning with a letter, such as queue"),
+        validation = Rule::new("self.all(a, self.exists_one(b, a.lowerAscii() == b.lowerAscii()))")
+            .message("names of roles must differ in more than upper and lower case, for ConfigMaps are named after them")
+    )]
+    pub roles: BTreeMap<String, Role>,
+}
+
+impl Redis {
+    /// The connection that a role uses where it names none.
+    #[must_use]
+    pub fn default_connection(&self) -> Option<&Connection> {
+        self.connections.get(DEFAULT_CONNECTION)
+    }
+}
+
+/// A Redis server, or a topology of them. Exactly one of `host`, `sentinel` and `cluster`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.host) ? 1 : 0) + (has(self.sentinel) ? 1 : 0) + (has(self.cluster) ? 1 : 0) == 1")
+        .message("exactly one of host, sentinel and cluster must be written"),
+    validation = Rule::new("!has(self.port) || has(self.host)").message("port goes with host: write the ports of sentinel and cluster at their nodes"),
+    validation = Rule::new("!has(self.db) || !has(self.cluster)").message("db cannot be chosen on a Redis Cluster, which has only 0: remove it"),
+    validation = Rule::new("!has(self.username) || has(self.passwordSecretRef)").message("username needs passwordSecretRef: add it, or remove username")
+)]
+pub struct Connection {
+    /// Host name or address of a single server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), schema_with = "host_schema")]
+    pub host: Option<String>,
+    /// TCP port; 6379 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// Number of the database; 0 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1023))]
+    pub db: Option<i32>,
+    /// ACL user; the server's default user if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "username_schema")]
+    pub username: Option<String>,
+    /// Where the password lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_secret_ref: Option<SecretKeyRef>,
+    /// TLS; plain text if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// A master behind Sentinel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<Sentinel>,
+    /// A Redis Cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
+}
+
+/// TLS to a Redis server.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Certificates of the authority that signed the server's; the system's authorities if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// The name in the server's certificate; the host if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), schema_with = "host_schema")]
+    pub server_name: Option<String>,
+}
+
+/// A master behind Sentinel.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sentinel {
+    /// The name under which the sentinels know the master.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("must be the master's name in the sentinels' configuration: letters, digits, '.', '_' and '-'"))]
+    pub master_name: String,
+    /// The sentinels.
+    #[schemars(length(min = 1, max = 9))]
+    pub nodes: Vec<Node>,
+}
+
+/// A Redis Cluster.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    /// Some of its nodes, to begin with.
+    #[schemars(length(min = 1, max = 32))]
+    pub nodes: Vec<Node>,
+}
+
+/// Address of a Sentinel, or of a node of a Redis Cluster.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Host name or address.
+    #[schemars(length(max = 253), schema_with = "host_schema")]
+    pub host: String,
+    /// TCP port; 26379 for a Sentinel and 6379 for a node of a Redis Cluster if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+}
+
+/// What a role uses: a connection, with fields of its own laid over it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.connections) || !(has(self.connection) || has(self.host) || has(self.port) || has(self.db) || has(self.username) || has(self.passwordSecretRef) || has(self.tls) || has(self.keyPrefix))")
+        .message("connections stands alone: write host, port, db and credentials at each connection it names"),
+    validation = Rule::new("!has(self.username) || has(self.passwordSecretRef)").message("username needs passwordSecretRef: add it, or remove username")
+)]
+pub struct Role {
+    /// Name of a connection; the one named default if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    pub connection: Option<String>,
+    /// Names of connections: the independent masters of role redlock. A lock is held by a majority of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 9))]
+    #[x_kube(validation = Rule::new("self.all(a, a.size() <= 40 && self.exists_one(b, a == b))").message("each connection must be listed once, for a master that counts twice is no majority: remove the repeated one"))]
+    pub connections: Option<Vec<String>>,
+    /// Host name or address, in place of the connection's; its credentials are not used then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), schema_with = "host_schema")]
+    pub host: Option<String>,
+    /// TCP port, in place of the connection's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// Number of the database, in place of the connection's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1023))]
+    pub db: Option<i32>,
+    /// ACL user, in place of the connection's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "username_schema")]
+    pub username: Option<String>,
+    /// Where the password lies, in place of the connection's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_secret_ref: Option<SecretKeyRef>,
+    /// TLS, in place of the connection's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Prefix of all keys; the app's own if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    #[x_kube(validation = Rule::new("self.matches('^[ -~]*$')").message("must be printable ASCII, such as io_shop:"))]
+    pub key_prefix: Option<String>,
+}
+
+/// Whether the app's own repeatable jobs are protected through rollouts.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NativeSchedules {
+    /// They are watched and put back.
+    Guard,
+    /// They are left alone.
+    Off,
+}
+
+/// The agent beside the app.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Whether pods get an agent; true if left out. Without it there are only the roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Version of the agent; if left out, the one that the operator brought when it first came to the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')").message("must be a version such as 0.1.0; the repository is chosen when the operator is installed"))]
+    pub version: Option<String>,
+    /// CPU and memory of the agent's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// How the leader is elected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub election: Option<Election>,
+}
+
+impl Agent {
+    /// Whether pods get an agent.
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        self.enabled.unwrap_or(true)
+    }
+}
+
+/// How the leader is elected.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Election {
+    /// How long a lease lasts; 10s if left out. It is renewed every third of that; a leader that is killed is
+    /// followed by the next after this time at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('5m')").message("must be between 1s and 5m"))]
+    pub ttl: Option<Duration>,
+}
+
+impl Election {
+    /// How long a lease lasts where the resource does not say.
+    pub const DEFAULT_TTL: Duration = Duration::from_secs(10);
+}
+
+/// A schedule: a call to one pod of the app, again and again.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.cron) != has(self.every)").message("exactly one of cron and every must be written"),
+    validation = Rule::new("!has(self.timeZone) || has(self.cron)").message("timeZone goes with cron: remove it, for every is counted from the Unix epoch")
+)]
+pub struct Schedule {
+    /// Its name, unique in this resource.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("must be lower-case letters, digits and '-', such as nightly-report"))]
+    pub name: String,
+    /// A cron expression: 5 fields, or 6 with seconds first; names, L, W, # and macros such as @daily.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^ *(@[a-z]+|[^ ]+( +[^ ]+){4,5}) *$')").message("must be a cron expression of 5 or 6 fields, such as 0 3 * * *, or a macro such as @daily"))]
+    pub cron: Option<String>,
+    /// In place of cron: the time between ticks, which fall on its multiples since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('8760h')").message("must be between 1s and 8760h"))]
+    pub every: Option<Duration>,
+    /// Time zone of the cron expression, as in the IANA database; UTC if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub time_zone: Option<String>,
+    /// What becomes of a tick that falls due while an earlier run is open; Skip if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<Overlap>,
+    /// Which ticks are made up for that fell due while nobody could run them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catch_up: Option<CatchUp>,
+    /// Each tick is delayed by up to this much, the same tick always by the same; 0 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("must be at most 24h"))]
+    pub jitter: Option<Duration>,
+    /// The deadline of a run; 5m if left out. No other attempt starts before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("must be between 1s and 24h"))]
+    pub timeout: Option<Duration>,
+    /// What becomes of a run that passed its deadline without a result; Skip if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_unknown: Option<OnUnknown>,
+    /// How a failed run is tried again; not at all if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// No tick is run while this is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// For which CabloyJS instances (tenants) it is run: Default, All, or a list of subdomains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "instances_schema")]
+    pub instances: Option<Value>,
+    /// A schedule of the app's own, <module>.<schedule>, that this one replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$')").message("must be a schedule of the app's own as <module>.<schedule>, such as shop-report.nightly"))]
+    pub takes_over: Option<String>,
+    /// What is called.
+    pub target: Target,
+}
+
+/// Which ticks are made up for.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CatchUp {
+    /// How old a tick may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Duration>,
+    /// Which of them.
+    pub policy: CatchUpPolicy,
+}
+
+/// Which ticks are made up for.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CatchUpPolicy {
+    /// None of them.
+    None,
+    /// The latest.
+    Latest,
+    /// All, in order.
+    All,
+}
+
+/// How a failed run is tried again.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// How many times at most, after the first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub limit: Option<i32>,
+    /// The delay before the first of them; 1s if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("must be at most 24h"))]
+    pub initial_delay: Option<Duration>,
+    /// By what each further delay is longer; 2 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1.0, max = 10.0))]
+    pub factor: Option<f64>,
+    /// The longest delay; 1m if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("must be at most 24h"))]
+    pub max_delay: Option<Duration>,
+}
+
+/// What a schedule or a startup task calls. Exactly one of the fields.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.http) ? 1 : 0) + (has(self.bean) ? 1 : 0) + (has(self.queue) ? 1 : 0) + (has(self.broadcast) ? 1 : 0) == 1")
+    .message("exactly one of http, bean, queue and broadcast must be written"))]
+pub struct Target {
+    /// A request to the app, from beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpTarget>,
+    /// A bean of the app, through the integration module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bean: Option<BeanTarget>,
+    /// A job for a queue of the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueTarget>,
+    /// A broadcast to all processes of the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broadcast: Option<BroadcastTarget>,
+}
+
+/// A request to the app, from beside it.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpTarget {
+    /// The path, with its query.
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^/[^\\\\s#]*$')").message("must be a path that begins with '/', such as /api/shop/report/nightly; host and port are those of the app beside the agent"))]
+    pub path: String,
+    /// The method; POST if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    /// The JSON body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_schema")]
+    pub body: Option<Value>,
+}
+
+/// A bean of the app.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BeanTarget {
+    /// The CabloyJS module.
+    #[schemars(length(min = 1, max = 128))]
+    pub module: String,
+    /// The bean in it.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// What the bean is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_schema")]
+    pub data: Option<Value>,
+}
+
+/// A job for a queue of the app.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueTarget {
+    /// The CabloyJS module.
+    #[schemars(length(min = 1, max = 128))]
+    pub module: String,
+    /// The queue in it.
+    #[schemars(length(min = 1, max = 128))]
+    pub queue_name: String,
+    /// The sub-queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub queue_name_sub: Option<String>,
+    /// The job's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub job_name: Option<String>,
+    /// The instance (tenant); the default one if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub subdomain: Option<String>,
+    /// What the job is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_schema")]
+    pub data: Option<Value>,
+}
+
+/// A broadcast to all processes of the app.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BroadcastTarget {
+    /// The CabloyJS module.
+    #[schemars(length(min = 1, max = 128))]
+    pub module: String,
+    /// The broadcast in it.
+    #[schemars(length(min = 1, max = 128))]
+    pub broadcast_name: String,
+    /// The instance (tenant); the default one if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub subdomain: Option<String>,
+    /// What is broadcast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_schema")]
+    pub data: Option<Value>,
+}
+
+/// A startup task: a call to the app when a new revision of it, or a pod, starts.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.after) || !(self.name in self.after)").message("after must not name the task itself: remove it"),
+    validation = Rule::new("!has(self.revision) || !has(self.scope) || self.scope == 'Cluster'").message("revision goes with scope Cluster: remove it, for scope Instance is once for each start of a pod")
+)]
+pub struct Startup {
+    /// Its name, unique in this resource.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("must be lower-case letters, digits and '-', such as migrate"))]
+    pub name: String,
+    /// Once for each revision over all pods (Cluster, also if left out), or once for each start of a pod (Instance).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// For what the task counts as done; if left out, for the app container's image and this task's text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("must be letters, digits, '.', '_' and '-', such as v42"))]
+    pub revision: Option<String>,
+    /// Names of tasks to be done first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(max = 63)))]
+    pub after: Option<Vec<String>>,
+    /// What waits for it; Ready if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+    /// The deadline of an attempt; 10m if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("must be between 1s and 24h"))]
+    pub timeout: Option<Duration>,
+    /// How a failed attempt is tried again; 5 times if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// What is called.
+    pub target: Target,
+}
+
+/// How changes reach the app.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// Whether workloads are rolled when what the app reads at boot has changed; Restart if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_redis_change: Option<OnRedisChange>,
+}
+
+/// Whether workloads are rolled when what the app reads at boot has changed.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnRedisChange {
+    /// They are rolled at once.
+    #[default]
+    Restart,
+    /// They boot on the old configuration until somebody sets this to Restart.
+    Manual,
+}
+
+/// What becomes of our part of the workloads when the resource is deleted.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeletionPolicy {
+    /// It is taken out, which rolls the pods.
+    #[default]
+    Withdraw,
+    /// It stays, and the pods go on.
+    Orphan,
+}
+
+/// What is.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CabloyClusterStatus {
+    /// The generation of the resource that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Conditions; `Ready` sums them up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The roles, and where each leads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<RoleStatus>,
+    /// The workloads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workloads: Vec<WorkloadStatus>,
+    /// Who leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<LeaderStatus>,
+    /// The schedules, in summary.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<ScheduleStatus>,
+    /// The startup tasks, in summary.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub startups: Vec<StartupStatus>,
+}
+
+/// A role, and where it leads.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleStatus {
+    /// The role.
+    pub name: String,
+    /// Its ConfigMap.
+    pub config_map: String,
+    /// Its servers as host:port/db.
+    pub endpoints: Vec<String>,
+}
+
+/// A workload.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadStatus {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// What is with it: Applied, or why not.
+    pub state: String,
+    /// More about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// How many pods it should have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// How many of them are of the newest revision and ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated: Option<i32>,
+    /// The boot ConfigMap that its pod template names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// The version of its agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_version: Option<String>,
+}
+
+/// Who leads.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaderStatus {
+    /// The pod.
+    pub pod: String,
+    /// Its fencing token.
+    pub token: i64,
+    /// Since when, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// A schedule, in summary.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleStatus {
+    /// Its name.
+    pub name: String,
+    /// The tick that ran last, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_tick: Option<String>,
+    /// How that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_result: Option<String>,
+    /// The tick that comes next, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_tick: Option<String>,
+    /// Ticks that were not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<i64>,
+    /// Runs that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<i64>,
+}
+
+/// A startup task, in summary.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartupStatus {
+    /// Its name.
+    pub name: String,
+    /// The revision it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Pending, Running, Done or Failed.
+    pub state: String,
+    /// The attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i32>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+fn host_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "maxLength": 253,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9a-fA-F:]*:[0-9a-fA-F:.]*)$')",
+            "message": "must be a host name or an IP address alone: write the port in port, and no redis:// before it"
+        }]
+    })
+}
+
+fn username_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "maxLength": 128,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^[!-~]+$')",
+            "message": "must be the name of an ACL user: printable ASCII without spaces; remove it for the server's default user"
+        }]
+    })
+}
+
+/// Any JSON value: the app decides what it takes.
+fn any_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "x-kubernetes-preserve-unknown-fields": true })
+}
+
+/// A word or a list, which a structural schema cannot say: `validate` in the operator does.
+fn instances_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "description": "For which CabloyJS instances (tenants) it is run: Default, All, or a list of subdomains.",
+        "x-kubernetes-preserve-unknown-fields": true
+    })
+}
+
+/// The `CustomResourceDefinition` as YAML.
+///
+/// # Errors
+/// The definition cannot be YAML, which a test rules out.
+pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
+    use kube::CustomResourceExt;
+    serde_yaml::to_string(&CabloyCluster::crd())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_yaml_in_the_repository_is_the_one_of_these_types() {
+        let written = include_str!("../cabloyclusters.yaml");
+        assert!(
+            written == super::crd_yaml().unwrap(),
+            "crds/cabloyclusters.yaml is not that of the types: run `make crds`"
+        );
+    }
+}
