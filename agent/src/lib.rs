@@ -1,1 +1,6 @@
 //! The agent.
+
+pub mod clock;
+pub mod election;
+pub mod ledger;
+pub mod redlock;

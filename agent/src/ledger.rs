@@ -1,0 +1,87 @@
+//! The replicated records of runs (PROTOCOL 3 to 6).
+
+use serde_json::Value;
+
+pub use crate::redlock::record::{Record, RunResult};
+use crate::election::Term;
+
+/// A record to write; the leader adds token and sequence number.
+///
+/// It is a *claim*, which starts an attempt, if its nonce is not the one that the leader knows for that id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Put {
+    /// Which run.
+    pub id: String,
+    /// Which attempt at it, from 1.
+    pub attempt: u32,
+    /// Names the attempt.
+    pub nonce: String,
+    /// What to keep there.
+    pub data: Value,
+}
+
+/// Why a record was not written.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PutError {
+    /// The term ended first. A claim may still have reached some nodes: the next leader may see it as started.
+    #[error("the term has ended")]
+    TermLost,
+    /// Another attempt at the run is done already (PROTOCOL 5); the claim was taken back.
+    #[error("the run is done already, by attempt {}", .0.nonce)]
+    AlreadyDone(RunResult),
+    /// A later write of the same record took its place.
+    #[error("a later write of the same record took its place")]
+    Overtaken,
+    /// The elector has been shut down.
+    #[error("the elector has ended")]
+    Ended,
+}
+
+/// Why a result was not recorded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FinishError {
+    /// The attempt is not the current one of that run on a majority of nodes: a later one has begun, or none ever did.
+    #[error("the attempt is not the current one")]
+    NotCurrent,
+    /// No majority answered in time; asking again is safe.
+    #[error("no majority of the nodes answered in time")]
+    Unreachable,
+    /// The elector has been shut down.
+    #[error("the elector has ended")]
+    Ended,
+}
+
+/// Handle to the records; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ledger {}
+
+impl Ledger {
+    /// Writes records, all in one pipelined round; results in the order of `puts`. `Ok` means that a majority has it.
+    ///
+    /// A write in doubt is repeated until the term is lost; a claim counts as started only when this says `Ok`.
+    pub async fn put(&self, term: &Term, puts: Vec<Put>) -> Vec<Result<(), PutError>> {
+        let _ = (term, puts);
+        std::future::pending().await
+    }
+
+    /// Records how an attempt ended, by its nonce, leading or not (PROTOCOL 6); tries for one ttl.
+    ///
+    /// # Errors
+    /// See [`FinishError`].
+    pub async fn finish(&self, id: &str, result: RunResult) -> Result<(), FinishError> {
+        let _ = (id, result);
+        std::future::pending().await
+    }
+
+    /// Removes records that mean nothing any more.
+    ///
+    /// A node that is down now may bring them back without their results, so another record (a low-water mark) must
+    /// say that they are over, before.
+    ///
+    /// # Errors
+    /// See [`PutError`].
+    pub async fn forget(&self, term: &Term, ids: Vec<String>) -> Result<(), PutError> {
+        let _ = (term, ids);
+        std::future::pending().await
+    }
+}
