@@ -1,0 +1,488 @@
+// Gives an app of CabloyJS (v4) or Vona its Redis configuration at boot. The operator puts this file into the boot
+// ConfigMap, and NODE_OPTIONS="--require …/preload.cjs" runs it in every Node.js process of the container. docs/preload.md
+// says what it does. Dependency-free, for Node.js 12 and later; it writes no file.
+'use strict';
+
+const fs = require('fs');
+const Module = require('module');
+const path = require('path');
+const { isMainThread } = require('worker_threads');
+
+/** EX_CONFIG of sysexits.h: something was found in an unconfigured or misconfigured state. */
+const EX_CONFIG = 78;
+
+/** The first egg-core that reads EGG_APP_CONFIG. */
+const EGG_CORE_MIN = [4, 19];
+
+/** What Vona can be told: the variables that its own build declares. */
+const VONA_ENV = ['REDIS_DEFAULT_HOST', 'REDIS_DEFAULT_PORT', 'REDIS_DEFAULT_PASSWORD', 'REDIS_DEFAULT_DB'];
+
+/**
+ * The value of each key of a client that decides where it connects to and as whom, where the role's file does not have
+ * it. Egg merges deeply, so what is not named here could be left over from the image: a sentinel, a TLS, a password.
+ * egg-redis asserts `password !== undefined`, so null is good; ioredis takes null as absent. But `role` must not be
+ * null: ioredis compares it with the role that a server behind a sentinel says it has. `family` is not here: ioredis'
+ * own default is 4 and null would change it.
+ */
+const CLIENT = {
+  host: null, port: null, path: null, username: null, password: null, db: 0, tls: null, Connector: null,
+  sentinels: null, name: null, role: 'master', preferredSlaves: null, natMap: null,
+  sentinelUsername: null, sentinelPassword: null, sentinelTLS: null, enableTLSForSentinelMode: false,
+  cluster: false, nodes: null, redisOptions: null, readOnly: false,
+};
+
+/**
+ * For each of several independent masters of the lock. CabloyJS' redlock waits for an answer or an error of every one,
+ * and its clients never give up by themselves: a single dead master would hang each lock. So these give up soon.
+ * weakDependent: egg-redis does not make the boot wait for it.
+ */
+const FAIL_FAST = {
+  maxRetriesPerRequest: 0, enableOfflineQueue: false, commandTimeout: 500, connectTimeout: 500, weakDependent: true,
+};
+
+/** Why the app must not start: where it is wrong, what is wrong, and what to do. Never has a value that was read. */
+class Refusal extends Error {
+  constructor(where, what, remedy) {
+    super(`cabloy: start refused: ${where}: ${what}; ${remedy}`);
+  }
+}
+
+/** Runs `f`; ends the process where it refuses. */
+function orExit(f) {
+  try {
+    return f();
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    try {
+      // process.stderr can be asynchronous (worker threads), and would be lost
+      fs.writeSync(2, `${error.message}\n`);
+    } catch (_) { /* nobody listens */ }
+    return process.exit(EX_CONFIG);
+  }
+}
+
+// ---- Reading ----
+
+const SEE_STATUS = 'see the conditions of the CabloyCluster (kubectl describe cabloycluster)';
+
+const isObject = value => value !== null && typeof value === 'object' && !Array.isArray(value);
+
+function readText(file, remedy) {
+  try {
+    return fs.readFileSync(file, 'utf8').replace(/^\uFEFF/, '');
+  } catch (error) {
+    throw new Refusal(file, error.code === 'ENOENT' ? 'is missing' : `cannot be read (${error.code})`, remedy);
+  }
+}
+
+/** Never passes on the parser's own message: it quotes the text, which can have passwords. */
+function parseJson(text, where, remedy) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    const found = /position (\d+)/.exec(error.message);
+    let at = '';
+    if (found) {
+      const before = text.slice(0, Number(found[1])).split('\n');
+      at = ` (line ${before.length}, column ${before[before.length - 1].length + 1})`;
+    }
+    throw new Refusal(where, `is not valid JSON${at}`, remedy);
+  }
+}
+
+const readJson = (file, remedy) => parseJson(readText(file, remedy), file, remedy);
+
+function expectObject(value, where, remedy) {
+  if (!isObject(value)) throw new Refusal(where, 'is not a JSON object', remedy);
+  return value;
+}
+
+/** A copy of `value` where every {"$file": path} is the file's trimmed text. Adds the keys that got one to `secrets`. */
+function withFiles(value, where, secrets, field = '', key = '') {
+  if (Array.isArray(value)) return value.map((item, i) => withFiles(item, where, secrets, `${field}[${i}]`, key));
+  if (!isObject(value)) return value;
+  if ('$file' in value) {
+    const file = value.$file;
+    if (typeof file !== 'string' || !path.isAbsolute(file) || Object.keys(value).length !== 1) {
+      throw new Refusal(where, `${field || 'the top'}: $file must be an absolute path, and alone in its object`, 'correct it');
+    }
+    const remedy = `create the Secret's key that ${field || 'the top'} of ${where} asks for, or name another one in the CabloyCluster`;
+    const text = readText(file, remedy).trim();
+    if (text === '') throw new Refusal(file, 'is empty', remedy);
+    secrets.add(key);
+    return text;
+  }
+  const copy = {};
+  for (const name of Object.keys(value)) {
+    if (name !== '__proto__') copy[name] = withFiles(value[name], where, secrets, field ? `${field}.${name}` : name, name);
+  }
+  return copy;
+}
+
+/** As egg merges configurations: objects deeply, everything else, arrays too, is replaced. */
+function merge(target, source) {
+  for (const key of Object.keys(source)) {
+    target[key] = isObject(target[key]) && isObject(source[key]) ? merge(target[key], source[key]) : source[key];
+  }
+  return target;
+}
+
+function readBoot() {
+  const dir = process.env.CABLOY_BOOT_DIR || __dirname;
+  const file = path.join(dir, 'boot.json');
+  const boot = expectObject(readJson(file, SEE_STATUS), file, SEE_STATUS);
+  const strings = list => Array.isArray(list) && list.every(item => typeof item === 'string' && item !== '');
+  const refuse = (field, what) => {
+    throw new Refusal(file, `${field} ${what}`, SEE_STATUS);
+  };
+  if (!strings([boot.app])) refuse('app', 'is not a name');
+  if (!['v4', 'vona', 'generic'].includes(boot.generation)) refuse('generation', 'is none of v4, vona, generic');
+  if (!strings(boot.roles)) refuse('roles', 'is not a list of names');
+  if (boot.configFrom !== undefined && !strings(boot.configFrom)) refuse('configFrom', 'is not a list of folders');
+  return { dir, app: boot.app, generation: boot.generation, roles: boot.roles, configFrom: boot.configFrom || [] };
+}
+
+/** The roles' files as they stand, less that secrets are filled in: name → {file, client}, or {file, masters} for redlock. */
+function readRoles(boot, secrets) {
+  const roles = new Map();
+  for (const role of boot.roles) {
+    const file = path.join(boot.dir, `${role}.json`);
+    const value = withFiles(readJson(file, SEE_STATUS), file, secrets);
+    if (role === 'redlock') {
+      if (!Array.isArray(value) || value.length === 0) throw new Refusal(file, 'is not a list of masters', SEE_STATUS);
+      value.forEach((master, i) => checkClient(master, file, `[${i}]`));
+      roles.set(role, { file, masters: value });
+    } else {
+      checkClient(value, file, '');
+      roles.set(role, { file, client: value });
+    }
+  }
+  return roles;
+}
+
+function checkClient(client, file, prefix) {
+  const refuse = (field, what) => {
+    throw new Refusal(file, `${[prefix, field].filter(Boolean).join('.') || 'the file'} ${what}`, SEE_STATUS);
+  };
+  if (!isObject(client)) refuse('', 'is not a JSON object');
+  const checkPlace = (place, field) => {
+    if (!isObject(place) || typeof place.host !== 'string' || place.host === '') refuse(`${field}host`, 'is not a host name');
+    if (!Number.isInteger(place.port) || place.port < 1 || place.port > 65535) refuse(`${field}port`, 'is not a port number');
+  };
+  const checkPlaces = field => {
+    if (!Array.isArray(client[field]) || client[field].length === 0) refuse(field, 'is not a list of servers');
+    client[field].forEach((place, i) => checkPlace(place, `${field}[${i}].`));
+  };
+  if (client.cluster || client.nodes) {
+    checkPlaces('nodes');
+  } else if (client.sentinels) {
+    checkPlaces('sentinels');
+    if (typeof client.name !== 'string' || client.name === '') refuse('name', "is not a master's name");
+  } else {
+    checkPlace(client, '');
+  }
+  if (client.db !== undefined && !(Number.isInteger(client.db) && client.db >= 0)) refuse('db', 'is not the number of a database');
+  for (const field of ['username', 'password', 'keyPrefix', 'sentinelUsername', 'sentinelPassword']) {
+    if (client[field] !== undefined && typeof client[field] !== 'string') refuse(field, 'is not a text');
+  }
+}
+
+// ---- CabloyJS v4 ----
+
+/** A client as egg-redis takes it, with no room for what the image says of its topology. */
+function eggClient(spec, extra) {
+  const client = Object.assign({}, CLIENT, extra, spec);
+  if (client.cluster || client.nodes) {
+    client.cluster = true;
+    // ioredis takes what all nodes share from redisOptions alone, and puts what a node says above it; the asserts of
+    // egg-redis 2.4 want a password and a db in each node.
+    const shared = { username: client.username, password: client.password, tls: client.tls };
+    client.redisOptions = Object.assign(shared, client.redisOptions);
+    client.nodes = client.nodes.map(node => Object.assign({}, client.redisOptions, { db: 0 }, node));
+  } else if (client.sentinels && client.tls && spec.enableTLSForSentinelMode === undefined) {
+    // without it ioredis ignores `tls`, and speaks plainly to the master
+    client.enableTLSForSentinelMode = true;
+  }
+  return client;
+}
+
+function eggClients(roles) {
+  const clients = {};
+  for (const [role, { client, masters }] of roles) {
+    if (client) clients[role] = eggClient(client);
+    else masters.forEach((master, i) => { clients[masterName(i)] = eggClient(master, masters.length > 1 ? FAIL_FAST : {}); });
+  }
+  return clients;
+}
+
+const masterName = i => (i === 0 ? 'redlock' : `redlock${i + 1}`);
+
+/** What is to be merged into the app's own configuration: {config, clients, secrets}. */
+function eggConfig(boot) {
+  const secrets = new Set();
+  const config = {};
+
+  const own = process.env.EGG_APP_CONFIG;
+  if (own) {
+    const where = 'environment variable EGG_APP_CONFIG';
+    const remedy = 'correct it in the pod template';
+    merge(config, withFiles(expectObject(parseJson(own, where, remedy), where, remedy), where, secrets));
+  }
+  for (const folder of boot.configFrom) {
+    const remedy = 'create the Secret that spec.app.configFrom names, with a JSON object under each of its keys';
+    for (const file of regularFiles(folder, remedy)) {
+      merge(config, withFiles(expectObject(readJson(file, remedy), file, remedy), file, secrets));
+    }
+  }
+
+  const roles = readRoles(boot, secrets);
+  const clients = eggClients(roles);
+  if (roles.size > 0) merge(config, { redis: { clients } });
+  if (roles.has('redlock')) {
+    const { file, masters } = roles.get('redlock');
+    const names = masters.map((_, i) => masterName(i));
+    const taken = names.slice(1).find(name => roles.has(name));
+    if (taken) throw new Refusal(file, `its masters need the client ${taken}, which is a role too`, 'rename that role in the CabloyCluster');
+    merge(config, { queue: { redlock: { clients: names } } });
+  }
+  return { config, clients, secrets };
+}
+
+/** The files of a mounted Secret, in the order of their names. Kubelet's own entries begin with "..". */
+function regularFiles(folder, remedy) {
+  let names;
+  try {
+    names = fs.readdirSync(folder);
+  } catch (error) {
+    throw new Refusal(folder, error.code === 'ENOENT' ? 'is missing' : `cannot be read (${error.code})`, remedy);
+  }
+  const files = names.filter(name => !name.startsWith('..')).sort().map(name => path.join(folder, name))
+    .filter(file => { try { return fs.statSync(file).isFile(); } catch (_) { return false; } });
+  if (files.length === 0) throw new Refusal(folder, 'has no file', remedy);
+  return files;
+}
+
+/** The app's name as CabloyJS reads it. */
+function checkEggName(boot) {
+  const file = path.join(process.cwd(), 'package.json');
+  const remedy = `start the app from the project's root, or make a CabloyCluster with the right spec.app.name`;
+  const { name } = expectObject(readJson(file, remedy), file, remedy);
+  if (name !== boot.app) {
+    throw new Refusal(file, `name is ${JSON.stringify(name)}, but the configuration is for the app "${boot.app}"`, remedy);
+  }
+}
+
+const tooOld = (where, version) => new Refusal(where, `egg-core ${version} ignores EGG_APP_CONFIG`,
+  `update egg-core to ${EGG_CORE_MIN.join('.')}.0 or later (renew the lock file and rebuild the image)`);
+
+/** Looks where the app would find egg-core. What it does not find, the hook in egg-core itself sees later. */
+function checkEggCore() {
+  let dir = process.cwd();
+  const follow = name => {
+    try {
+      const file = require.resolve(`${name}/package.json`, { paths: [dir] });
+      dir = path.dirname(file);
+      return file;
+    } catch (_) {
+      return undefined;
+    }
+  };
+  follow('egg-born-backend');
+  follow('@zhennann/egg') || follow('egg');
+  const file = follow('egg-core');
+  if (!file) return;
+  const version = String(readJson(file, 'install the app again').version);
+  const [major, minor] = version.split('.').map(Number);
+  if (major < EGG_CORE_MIN[0] || (major === EGG_CORE_MIN[0] && minor < EGG_CORE_MIN[1])) throw tooOld(path.dirname(file), version);
+}
+
+/**
+ * Has egg-core's own loader read the configuration: wherever it is loaded, in whatever process, and never through the
+ * environment, which child processes inherit and /proc shows.
+ */
+function hookEggCore(readBootV4) {
+  let hooked = false;
+  const original = Module._extensions['.js'];
+  Module._extensions['.js'] = function cabloyLoad(module, filename) {
+    const result = original.apply(this, arguments);
+    // by its place in the package, not by the package's name: package managers and forks have others
+    if (/[\\/]lib[\\/]loader[\\/]mixin[\\/]config\.js$/.test(filename) && typeof module.exports.loadConfig === 'function') {
+      hooked = true;
+      hookLoader(module.exports, filename, readBootV4);
+    } else if (/egg-cluster[\\/]lib[\\/](agent|app)_worker\.js$/.test(filename) && !hooked) {
+      // its code makes the app before it returns
+      orExit(() => {
+        if (readBootV4()) throw new Refusal(filename, 'the app was made without the known loader of egg-core', 'do not bundle egg-core');
+      });
+    }
+    return result;
+  };
+}
+
+function hookLoader(loader, filename, readBootV4) {
+  const { loadConfig, _loadConfigFromEnv: loadConfigFromEnv } = loader;
+  const read = () => orExit(() => {
+    const boot = readBootV4();
+    if (!boot) return undefined;
+    if (typeof loadConfigFromEnv !== 'function') {
+      const root = path.resolve(path.dirname(filename), '../../..');
+      throw tooOld(root, readJson(path.join(root, 'package.json'), 'install the app again').version);
+    }
+    checkEggName(boot);
+    return eggConfig(boot);
+  });
+
+  let wanted;
+  loader.loadConfig = function cabloyLoadConfig() {
+    wanted = read();
+    const result = loadConfig.apply(this, arguments);
+    if (wanted) finish(this.config, wanted);
+    wanted = undefined;
+    return result;
+  };
+  if (typeof loadConfigFromEnv !== 'function') return;
+  loader._loadConfigFromEnv = function cabloyLoadConfigFromEnv() {
+    if (!wanted) return loadConfigFromEnv.apply(this, arguments);
+    // egg-core reads the variable here and nowhere else; nothing can be started in between
+    const own = process.env.EGG_APP_CONFIG;
+    process.env.EGG_APP_CONFIG = JSON.stringify(wanted.config);
+    try {
+      return loadConfigFromEnv.apply(this, arguments);
+    } finally {
+      if (own === undefined) delete process.env.EGG_APP_CONFIG;
+      else process.env.EGG_APP_CONFIG = own;
+    }
+  };
+}
+
+function finish(config, { clients, secrets }) {
+  // The merge was deep: inside `tls` and `redisOptions` the image's own keys could be left.
+  for (const name of Object.keys(clients)) Object.assign(config.redis.clients[name], clients[name]);
+  // egg writes its configuration into the folder `run`, less these
+  const ignore = config.dump && config.dump.ignore;
+  if (ignore instanceof Set) secrets.forEach(key => ignore.add(key));
+}
+
+// ---- Vona ----
+
+/** The declared variables: name → text. */
+function vonaEnv(boot) {
+  const name = process.env.APP_NAME;
+  if (name && name !== boot.app) {
+    throw new Refusal('environment variable APP_NAME', `is "${name}", but the configuration is for the app "${boot.app}"`,
+      'make a CabloyCluster with the right spec.app.name');
+  }
+  const remedy = 'let all roles share one connection of host, port, password and db in the CabloyCluster: Vona can be told no more';
+  const roles = readRoles(boot, new Set());
+  let base;
+  for (const role of ['default'].concat(boot.roles)) {
+    if (!roles.has(role)) continue;
+    const { file, client, masters } = roles.get(role);
+    if (masters && masters.length > 1) throw new Refusal(file, 'has several masters', remedy);
+    const spec = client || masters[0];
+    const unknown = Object.keys(spec).find(key => !['host', 'port', 'password', 'db'].includes(key));
+    if (unknown) throw new Refusal(file, `${unknown} cannot be said in REDIS_DEFAULT_*`, remedy);
+    // the empty password overrides what was built in, and asks ioredis for no AUTH
+    const env = [spec.host, spec.port, spec.password || '', spec.db || 0].map(String);
+    if (!base) base = { file, env };
+    const differs = env.findIndex((value, i) => value !== base.env[i]);
+    if (differs >= 0) throw new Refusal(file, `${['host', 'port', 'password', 'db'][differs]} differs from that in ${base.file}`, remedy);
+  }
+  const result = {};
+  if (base) VONA_ENV.forEach((key, i) => { result[key] = base.env[i]; });
+  return result;
+}
+
+/**
+ * Has `process.env` answer VONA_ENV by `read`, once asked. They cannot be enumerated, and so child processes do not
+ * inherit them; each of those has a preload of its own.
+ */
+function hookEnv(read) {
+  const hidden = new Set(VONA_ENV);
+  let values;
+  const valueOf = key => {
+    if (!values) values = orExit(read) || {};
+    return values[key];
+  };
+  const isOurs = key => hidden.has(key) && valueOf(key) !== undefined;
+  process.env = new Proxy(process.env, {
+    get: (env, key) => (isOurs(key) ? valueOf(key) : env[key]),
+    has: (env, key) => isOurs(key) || key in env,
+    ownKeys: env => Reflect.ownKeys(env).filter(key => !hidden.has(key)),
+    getOwnPropertyDescriptor: (env, key) => {
+      if (isOurs(key)) return { value: valueOf(key), writable: true, enumerable: false, configurable: true };
+      return Object.getOwnPropertyDescriptor(env, key);
+    },
+    // what the program sets itself counts from then on. (Without these two traps the real object would be asked to
+    // define a property, which it refuses.)
+    set: (env, key, value) => {
+      hidden.delete(key);
+      env[key] = value;
+      return true;
+    },
+    deleteProperty: (env, key) => {
+      hidden.delete(key);
+      return delete env[key];
+    },
+  });
+  Module.syncBuiltinESMExports(); // import { env } from 'process'
+}
+
+// ---- Start ----
+
+/**
+ * Whether this process is the app, or starts it. It only decides how early a mistake is told: a process that is not
+ * recognised here is stopped once it reads the configuration, and people's own `node` and `npm` never.
+ */
+function isApp(generation) {
+  if (!isMainThread || process.argv.length < 2) return false;
+  let script = process.argv[1];
+  try {
+    script = fs.realpathSync(script); // node_modules/.bin has links
+  } catch (_) { /* without its extension, or no file at all */ }
+  const isEgg = /[\\/]start-cluster(\.js)?$/.test(script)
+    || /egg-cluster[\\/]lib[\\/](agent|app)_worker\.js$/.test(script)
+    || (/[\\/]egg-(born-)?(scripts|bin)(\.js)?$/.test(script) && /^(backend-)?(start|dev|debug)$/.test(process.argv[2]));
+  const isVona = /[\\/]bootstrap\.[cm]?js$/.test(script);
+  return (generation !== 'vona' && isEgg) || (generation !== 'v4' && isVona);
+}
+
+function start() {
+  let boot;
+  try {
+    boot = readBoot();
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+  }
+  const generation = boot && boot.generation;
+  if (generation === 'generic') return;
+
+  // Read again where it is needed: what is wrong is told there, and no password waits in memory.
+  const readFor = wanted => () => {
+    const now = readBoot();
+    return now.generation === wanted ? now : undefined;
+  };
+  const readV4 = readFor('v4');
+  const readVona = readFor('vona');
+  const readEnv = () => {
+    const now = readVona();
+    return now && vonaEnv(now);
+  };
+
+  if (isApp(generation)) {
+    orExit(() => {
+      const v4 = readV4();
+      if (v4) {
+        checkEggName(v4);
+        checkEggCore();
+        eggConfig(v4);
+      } else {
+        readEnv();
+      }
+    });
+  }
+  if (generation !== 'vona') hookEggCore(readV4);
+  if (generation !== 'v4' && !(boot && boot.roles.length === 0)) hookEnv(readEnv);
+}
+
+start();

@@ -1,0 +1,3 @@
+'use strict';
+
+exports.redis = { enable: true, package: 'egg-redis' };

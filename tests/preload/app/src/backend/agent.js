@@ -1,0 +1,5 @@
+'use strict';
+
+const facts = require('./facts');
+
+module.exports = agent => facts('agent', agent.config);

@@ -1,0 +1,3 @@
+'use strict';
+
+exports.keys = 'keys of the image';
