@@ -5,7 +5,8 @@
 
 pub mod cluster;
 pub mod forward;
-pub mod image;
+pub mod images;
+pub mod oci;
 pub mod process;
 pub mod redis;
 pub mod skip;

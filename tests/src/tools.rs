@@ -186,7 +186,7 @@ impl Module<'_> {
 }
 
 /// Outside of the checkout, so that a clean one is quick and nothing of it gets into an image.
-fn cache_dir() -> anyhow::Result<PathBuf> {
+pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let base = set("CABLOY_CACHE")
         .or_else(|| set("XDG_CACHE_HOME"))

@@ -1,7 +1,6 @@
 //! Waiting for a condition: polled, bounded, and named when it never comes.
 
 use std::fmt::Display;
-use std::future::Future;
 use std::thread;
 use std::time::{Duration, Instant};
 

@@ -1,14 +1,17 @@
 // The one program inside the images that the harness makes itself, static and without dependencies:
 //
-//	pod pause        what holds the namespaces of each pod: reaps its orphans until it is told to end
-//	pod serve ADDR   an HTTP server that answers with the name of its pod
-//	pod get URL      an HTTP client, so that tests can ask from inside a pod
+//	pod pause                what holds namespaces: reaps its orphans until it is told to end
+//	pod serve ADDR           an HTTP server that answers with the name of its pod
+//	pod get URL              an HTTP client, so that tests can ask from inside a pod
+//	pod lookup SERVER NAME   asks a DNS server for the addresses of a name
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -31,8 +34,10 @@ func run(args []string) error {
 		return serve(args[1])
 	case len(args) == 2 && args[0] == "get":
 		return get(args[1])
+	case len(args) == 3 && args[0] == "lookup":
+		return lookup(args[1], args[2])
 	default:
-		return errors.New("usage: pod pause | serve ADDR | get URL")
+		return errors.New("usage: pod pause | serve ADDR | get URL | lookup SERVER NAME")
 	}
 }
 
@@ -83,5 +88,22 @@ func get(url string) error {
 	if answer.StatusCode >= http.StatusBadRequest {
 		return errors.New(answer.Status)
 	}
+	return nil
+}
+
+func lookup(server, name string) error {
+	resolver := net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort(server, "53"))
+		},
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	addresses, err := resolver.LookupHost(ctx, name)
+	if err != nil {
+		return err
+	}
+	fmt.Println(addresses)
 	return nil
 }
