@@ -1,0 +1,806 @@
+//! `operator/preload/preload.cjs` in real Node.js processes, with real egg, egg-core, egg-redis and ioredis.
+//!
+//! After a change that is meant, `CABLOY_BLESS=1` writes the files of `tests/preload/golden` anew.
+
+mod npm;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use cabloy_tests::process::{Process, bound, tail};
+use cabloy_tests::redis::Redis;
+use cabloy_tests::wait::try_until_blocking;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The versions of Node.js that tests go through.
+const NODES: [&str; 3] = ["node12", "node20", "node24"];
+
+/// A container: the app, what the operator mounts, and a home.
+struct Pod {
+    dir: TempDir,
+    env: Vec<(String, String)>,
+}
+
+/// How a process ended, and what it said.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Pod {
+    /// With an app named `shop`, and a boot ConfigMap for it that lists no role.
+    fn new(generation: &str) -> Self {
+        let dir = TempDir::with_prefix("cabloy-preload-").unwrap();
+        copy(&npm::fixture().join("app"), &dir.path().join("app"));
+        for file in ["load.js", "clients.js", "bootstrap.mjs"] {
+            fs::copy(npm::fixture().join(file), dir.path().join(file)).unwrap();
+        }
+        for folder in ["boot", "secrets", "home"] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        symlink(npm::modules(), dir.path().join("node_modules")).unwrap();
+        symlink(npm::modules(), dir.path().join("app/node_modules")).unwrap();
+        let preload = Path::new(env!("CARGO_MANIFEST_DIR")).join("../operator/preload/preload.cjs");
+        fs::copy(preload, dir.path().join("boot/preload.cjs")).unwrap();
+        let pod = Self { env: Vec::new(), dir };
+        pod.write("boot/boot.json", &json!({"app": "shop", "generation": generation, "roles": []}));
+        pod
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn text(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn write(&self, name: &str, value: &Value) {
+        self.text(name, &value.to_string());
+    }
+
+    /// Adds a role as the operator would.
+    fn role(&self, role: &str, client: &Value) {
+        self.boot(|boot| boot["roles"].as_array_mut().unwrap().push(role.into()));
+        self.write(&format!("boot/{role}.json"), client);
+    }
+
+    /// Adds a folder of further configuration; the files are added apart.
+    fn config_from(&self, folder: &str) {
+        let folder = self.path(folder).to_str().unwrap().to_owned();
+        self.boot(|boot| match boot.get_mut("configFrom") {
+            Some(folders) => folders.as_array_mut().unwrap().push(folder.into()),
+            None => boot["configFrom"] = json!([folder]),
+        });
+    }
+
+    fn boot(&self, change: impl FnOnce(&mut Value)) {
+        let mut boot = serde_json::from_slice(&fs::read(self.path("boot/boot.json")).unwrap()).unwrap();
+        change(&mut boot);
+        self.write("boot/boot.json", &boot);
+    }
+
+    /// Puts a secret where a connection's lie, and returns what a role's file says in its place.
+    fn secret(&self, name: &str, text: &str) -> Value {
+        let name = format!("secrets/{name}");
+        self.text(&name, &format!("{text}\n"));
+        json!({"$file": self.path(&name)})
+    }
+
+    fn env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Runs a program in the app's folder, as its container would.
+    fn run(&self, program: impl AsRef<Path>, args: &[&str]) -> Ended {
+        let mut command = Command::new(program.as_ref());
+        self.prepare(&mut command, "node20");
+        let output = command.args(args).output().unwrap();
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn node(&self, node: &str, args: &[&str]) -> Ended {
+        self.run(npm::modules().join(node).join("bin/node"), args)
+    }
+
+    fn prepare(&self, command: &mut Command, node: &str) {
+        let bin = npm::modules().join(node).join("bin");
+        command
+            .current_dir(self.path("app"))
+            .stdin(Stdio::null())
+            .env_clear()
+            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()))
+            .env("HOME", self.path("home"))
+            .env("EGG_HOME", self.path("home"))
+            .env("EGG_SERVER_ENV", "prod")
+            .env("NODE_ENV", "production")
+            .env("NODE_OPTIONS", format!("--require {}", self.path("boot/preload.cjs").display()))
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+    }
+
+    /// Replaces what differs from run to run.
+    fn stable(&self, text: &str) -> String {
+        text.replace(self.dir.path().to_str().unwrap(), "<pod>").replace(npm::modules().to_str().unwrap(), "<modules>")
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// What processes of the app said that they see.
+fn facts(stdout: &str) -> Vec<Value> {
+    let lines = stdout.lines().filter_map(|line| line.strip_prefix("FACTS "));
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The app's configuration, out of what a process said.
+fn config(facts: &Value) -> Value {
+    json!({"redis": facts["redis"], "queue": facts["queue"], "mysql": facts["mysql"], "list": facts["list"]})
+}
+
+fn golden(name: &str, value: &Value) {
+    let path = npm::fixture().join("golden").join(name);
+    let text = format!("{value:#}\n");
+    if std::env::var_os("CABLOY_BLESS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(text == expected, "{} differs; it is now:\n{text}", path.display());
+}
+
+/// A pod whose roles are of each topology, over an image that has something else under each of them.
+fn every_topology() -> Pod {
+    let mut pod = Pod::new("v4");
+    pod.role(
+        "redlock",
+        &json!([
+            {"host": "lock-a", "port": 6379, "db": 0},
+            {"host": "lock-b", "port": 6380, "db": 0, "password": pod.secret("lock-b/password", "secret of lock-b")},
+            {"host": "lock-c", "port": 6381, "db": 3},
+        ]),
+    );
+    pod.role(
+        "limiter",
+        &json!({"host": "limiter", "port": 6379, "db": 2, "tls": {"ca": pod.secret("limiter/ca.crt", "secret ca"), "servername": "limiter"}}),
+    );
+    pod.role("queue", &json!({"host": "queue", "port": 6379, "db": 0}));
+    pod.role(
+        "broadcast",
+        &json!({"host": "bus", "port": 6379, "username": "shop", "password": pod.secret("bus/password", "secret of bus")}),
+    );
+    pod.role(
+        "cache",
+        &json!({
+            "cluster": true, "nodes": [{"host": "c1", "port": 7001}, {"host": "c2", "port": 7002}],
+            "username": "shop", "password": pod.secret("cache/password", "secret of cache"),
+        }),
+    );
+    pod.role("io", &json!({"host": "io", "port": 6379, "db": 4, "keyPrefix": "io_mine:"}));
+    pod.role(
+        "reports",
+        &json!({
+            "sentinels": [{"host": "s1", "port": 26379}, {"host": "s2", "port": 26379}], "name": "mymaster", "db": 1,
+            "password": pod.secret("ha/password", "secret of ha"), "sentinelPassword": pod.secret("ha/sentinel", "secret of sentinel"),
+            "tls": {"ca": pod.secret("ha/ca.crt", "secret ca")}, "sentinelTLS": {"ca": pod.secret("ha/ca.crt", "secret ca")},
+        }),
+    );
+
+    // who wins: the image < EGG_APP_CONFIG < configFrom, in the order of folders and names < roles
+    pod.env(
+        "EGG_APP_CONFIG",
+        &json!({
+            "list": ["env"], "queue": {"redlock": {"options": {"lockTTL": 15000}, "clients": ["env"]}},
+            "mysql": {"clients": {"__ebdb": {"host": "env-mysql", "user": "env", "database": "env", "charset": "env"}}},
+            "redis": {"clients": {"queue": {"host": "env-redis", "connectTimeout": 1234, "sentinels": [{"host": "env-sentinel", "port": 1}]}}},
+        })
+        .to_string(),
+    );
+    pod.config_from("config/0");
+    pod.config_from("config/1");
+    let password = pod.secret("mysql/password", "secret of mysql");
+    // as kubelet mounts a Secret: files are links into a folder whose name begins with two dots
+    pod.write("config/0/..data/b.json", &json!({"mysql": {"clients": {"__ebdb": {"user": "0/b", "database": "0/b"}}}}));
+    symlink("..data/b.json", pod.path("config/0/b.json")).unwrap();
+    pod.write(
+        "config/0/a",
+        &json!({"mysql": {"clients": {"__ebdb": {"user": "0/a", "host": "0/a", "password": password}}}, "list": []}),
+    );
+    pod.write("config/1/a.json", &json!({"mysql": {"clients": {"__ebdb": {"database": "1/a"}}}, "redis": {"clients": {"queue": {"password": "1/a"}}}}));
+    pod
+}
+
+fn assert_no_secret(what: &str, text: &str) {
+    assert!(!text.contains("secret"), "a secret is in {what}: {text}");
+}
+
+#[test]
+fn every_process_of_an_app_gets_just_the_wanted_configuration() {
+    let pod = every_topology();
+    for node in NODES {
+        for core in ["egg-core", "egg-core-4.19"] {
+            let ended = pod.node(node, &["../load.js", "master", core]);
+            assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{node} {core}");
+            let seen = facts(&ended.stdout);
+            assert_eq!(
+                seen.iter().map(|facts| &facts["kind"]).collect::<Vec<_>>(),
+                ["agent", "worker"],
+                "{node} {core}"
+            );
+            for facts in &seen {
+                assert_eq!(format!("node{}", facts["node"].as_str().unwrap()), node);
+                golden("topologies.json", &config(facts));
+                let redis = facts["redis"].to_string();
+                assert!(!redis.contains("image") && !redis.contains("<function>"), "left over from the image: {redis}");
+                // the user's own, as it was
+                assert_eq!(facts["env"], pod.env[0].1);
+                assert_no_secret("/proc/self/environ", &facts["environ"].to_string());
+                assert_no_secret("what children inherit", &facts["inherited"].to_string());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_worker_thread_gets_it_too() {
+    let pod = every_topology();
+    for node in NODES {
+        let thread = "new (require('worker_threads').Worker)('../load.js', { argv: ['worker', 'egg-core'] })";
+        let ended = pod.node(node, &["-e", thread]);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{node}");
+        golden("topologies.json", &config(&facts(&ended.stdout)[0]));
+    }
+}
+
+#[test]
+fn one_master_overrides_the_images_list_and_waits_as_ever() {
+    let pod = Pod::new("v4");
+    pod.role("redlock", &json!([{"host": "lock", "port": 6379, "db": 0}]));
+    let ended = pod.node("node20", &["../load.js", "worker", "egg-core"]);
+    let config = &facts(&ended.stdout)[0];
+    assert_eq!(config["queue"]["redlock"], json!({"clients": ["redlock"], "options": {"lockTTL": 30000}}));
+    let client = &config["redis"]["redlock"];
+    assert_eq!(client["host"], "lock");
+    for option in ["maxRetriesPerRequest", "enableOfflineQueue", "commandTimeout", "connectTimeout", "weakDependent"] {
+        assert!(client.get(option).is_none(), "{option} in {client}");
+    }
+    // and what is no role is as the image says
+    assert_eq!(config["redis"]["queue"]["name"], "image-master");
+}
+
+#[test]
+fn without_roles_the_image_is_untouched() {
+    let pod = Pod::new("v4");
+    let with = facts(&pod.node("node20", &["../load.js", "worker", "egg-core"]).stdout);
+    pod.boot(|boot| boot["generation"] = "generic".into());
+    let without = facts(&pod.node("node20", &["../load.js", "worker", "egg-core"]).stdout);
+    assert_eq!(config(&with[0]), config(&without[0]));
+    assert_eq!(with[0]["redis"]["queue"]["name"], "image-master");
+}
+
+#[test]
+fn egg_redis_makes_a_client_of_each_topology() {
+    let pod = every_topology();
+    let effective = facts(&pod.node("node20", &["../load.js", "worker", "egg-core"]).stdout);
+    let clients = effective[0]["redis"].to_string();
+    for node in NODES {
+        for plugin in ["egg-redis", "egg-redis-2.4"] {
+            let ended = pod.node(node, &["../clients.js", plugin, &clients]);
+            assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{node} {plugin}");
+            golden("clients.json", &serde_json::from_str(&ended.stdout).unwrap());
+        }
+    }
+}
+
+/// Real egg, with its own master, agent and worker, and real servers. Not on Node.js 12: today's releases of egg's own
+/// dependencies do not start there.
+#[test]
+fn a_real_app_boots_on_it() {
+    for node in ["node20", "node24"] {
+        let open = Redis::start();
+        let closed = Redis::builder().password("secret of closed").start();
+        let pod = Pod::new("v4");
+        let port = |redis: &Redis| redis.addr().port();
+        let password = pod.secret("closed/password", "secret of closed");
+        for (role, db) in [("limiter", 2), ("queue", 0), ("broadcast", 1)] {
+            pod.role(role, &json!({"host": "127.0.0.1", "port": port(&open), "db": db}));
+        }
+        for (role, db) in [("cache", 0), ("io", 4)] {
+            pod.role(role, &json!({"host": "127.0.0.1", "port": port(&closed), "db": db, "password": password}));
+        }
+        pod.role("redlock", &json!([{"host": "127.0.0.1", "port": port(&open), "db": 5}]));
+        pod.config_from("config");
+        pod.write("config/a.json", &json!({"list": ["first"]}));
+
+        let log = pod.path("log");
+        let mut command = bound(npm::modules().join(node).join("bin/node"));
+        pod.prepare(&mut command, node);
+        let options = json!({
+            "framework": pod.path("app/framework"), "baseDir": pod.path("app/src/backend"), "workers": 1,
+            "port": cabloy_tests::redis::free_port().unwrap(),
+        });
+        command.arg(npm::modules().join("@zhennann/egg-scripts/lib/start-cluster")).arg(options.to_string());
+        let master = Process::spawn("egg", command, &log).unwrap();
+        let seen = |count: usize| {
+            let found = try_until_blocking("the app's processes", Duration::from_secs(60), || {
+                let seen = facts(&fs::read_to_string(&log).unwrap());
+                (seen.len() >= count).then_some(seen)
+            });
+            found.unwrap_or_else(|error| panic!("{node}: {error}: {}", tail(&log, 20)))
+        };
+
+        let first = seen(2);
+        for (facts, kind) in first.iter().zip(["agent", "worker"]) {
+            assert_eq!(facts["kind"], kind);
+            assert_eq!(facts["list"], json!(["first"]));
+            let clients = facts["redis"].as_object().unwrap();
+            for (name, client) in clients {
+                let home = if ["cache", "io"].contains(&name.as_str()) { &closed } else { &open };
+                assert_eq!(client["port"], port(home), "{name}");
+            }
+            assert_no_secret("/proc/self/environ", &facts["environ"].to_string());
+            assert_no_secret("what children inherit", &facts["inherited"].to_string());
+        }
+        // each client reached the server and the database of its role
+        for (redis, db, key) in [
+            (&open, "2", "used-as-limiter"),
+            (&open, "0", "used-as-queue"),
+            (&open, "1", "used-as-broadcast"),
+            (&open, "5", "used-as-redlock"),
+            (&closed, "0", "cache_shop:used-as-cache"),
+            (&closed, "4", "io_shop:used-as-io"),
+        ] {
+            let keyspace: String = redis.run(&["INFO", "keyspace"]);
+            assert!(keyspace.contains(&format!("db{db}:keys=1,")), "{key} in {keyspace}");
+        }
+        // egg writes its configuration down, and must not do so with secrets
+        for file in ["agent_config.json", "application_config.json"] {
+            let dump = fs::read_to_string(pod.path("app/src/backend/run").join(file)).unwrap();
+            assert!(dump.contains(&port(&closed).to_string()));
+            assert_no_secret(file, &dump);
+        }
+
+        // a worker that is forked again reads the files again
+        pod.write("config/a.json", &json!({"list": ["second"]}));
+        let worker = first[1]["pid"].as_i64().unwrap();
+        let worker = rustix::process::Pid::from_raw(worker.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
+        assert_eq!(seen(3)[2]["list"], json!(["second"]), "{node}");
+        drop(master);
+        assert_no_secret("the log", &strip_facts(&fs::read_to_string(&log).unwrap()));
+    }
+}
+
+/// Facts tell the configuration with its passwords, for the tests' sake.
+fn strip_facts(log: &str) -> String {
+    log.lines().filter(|line| !line.starts_with("FACTS ")).collect::<Vec<_>>().join("\n")
+}
+
+/// What is wrong, and the one line that says so.
+type Case = (&'static str, fn(&mut Pod), &'static str);
+
+const V4: [Case; 27] = [
+    (
+        "no boot.json",
+        |pod| fs::remove_file(pod.path("boot/boot.json")).unwrap(),
+        "<pod>/boot/boot.json: is missing; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "boot.json is not JSON",
+        |pod| pod.text("boot/boot.json", "{\n  \"app\": \"shop\",}"),
+        "<pod>/boot/boot.json: is not valid JSON<at>; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "boot.json is a list",
+        |pod| pod.text("boot/boot.json", "[]"),
+        "<pod>/boot/boot.json: is not a JSON object; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "no app",
+        |pod| pod.boot(|boot| boot["app"] = "".into()),
+        "<pod>/boot/boot.json: app is not a name; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "a generation to come",
+        |pod| pod.boot(|boot| boot["generation"] = "v9".into()),
+        "<pod>/boot/boot.json: generation is none of v4, vona, generic; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "roles are no names",
+        |pod| pod.boot(|boot| boot["roles"] = json!([1])),
+        "<pod>/boot/boot.json: roles is not a list of names; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "configFrom is no list",
+        |pod| pod.boot(|boot| boot["configFrom"] = "a".into()),
+        "<pod>/boot/boot.json: configFrom is not a list of folders; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "another app",
+        |pod| pod.write("app/package.json", &json!({"name": "other"})),
+        "<pod>/app/package.json: name is \"other\", but the configuration is for the app \"shop\"; start the app from the project's root, or make a CabloyCluster with the right spec.app.name",
+    ),
+    (
+        "no package.json",
+        |pod| fs::remove_file(pod.path("app/package.json")).unwrap(),
+        "<pod>/app/package.json: is missing; start the app from the project's root, or make a CabloyCluster with the right spec.app.name",
+    ),
+    (
+        "no file for a role",
+        |pod| fs::remove_file(pod.path("boot/queue.json")).unwrap(),
+        "<pod>/boot/queue.json: is missing; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "a role's file is not JSON",
+        |pod| pod.text("boot/queue.json", "{\"host\": \"queue\", \"password\": \"secret\" \"db\": 0}"),
+        "<pod>/boot/queue.json: is not valid JSON<at>; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "a role's file has a list",
+        |pod| pod.text("boot/queue.json", "[]"),
+        "<pod>/boot/queue.json: the file is not a JSON object; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "no host",
+        |pod| pod.write("boot/queue.json", &json!({"port": 6379})),
+        "<pod>/boot/queue.json: host is not a host name; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "a port that is none",
+        |pod| pod.write("boot/queue.json", &json!({"host": "queue", "port": "6379"})),
+        "<pod>/boot/queue.json: port is not a port number; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "a database that is none",
+        |pod| pod.write("boot/queue.json", &json!({"host": "queue", "port": 6379, "db": -1})),
+        "<pod>/boot/queue.json: db is not the number of a database; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "a sentinel without a master",
+        |pod| pod.write("boot/queue.json", &json!({"sentinels": [{"host": "s", "port": 1}]})),
+        "<pod>/boot/queue.json: name is not a master's name; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "a node without a port",
+        |pod| pod.write("boot/queue.json", &json!({"nodes": [{"host": "c", "port": 1}, {"host": "c"}]})),
+        "<pod>/boot/queue.json: nodes[1].port is not a port number; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "redlock is no list",
+        |pod| pod.write("boot/redlock.json", &json!({"host": "lock", "port": 6379})),
+        "<pod>/boot/redlock.json: is not a list of masters; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "a master without a host",
+        |pod| pod.write("boot/redlock.json", &json!([{"host": "lock", "port": 6379}, {"port": 6379}])),
+        "<pod>/boot/redlock.json: [1].host is not a host name; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "a role with the name of a master",
+        |pod| {
+            pod.write("boot/redlock.json", &json!([{"host": "a", "port": 1}, {"host": "b", "port": 1}]));
+            pod.role("redlock2", &json!({"host": "mine", "port": 6379}));
+        },
+        "<pod>/boot/redlock.json: its masters need the client redlock2, which is a role too; rename that role in the CabloyCluster",
+    ),
+    (
+        "no secret",
+        |pod| fs::remove_file(pod.path("secrets/default/password")).unwrap(),
+        "<pod>/secrets/default/password: is missing; create the Secret's key that password of <pod>/boot/queue.json asks for, or name another one in the CabloyCluster",
+    ),
+    (
+        "an empty secret",
+        |pod| pod.text("secrets/default/password", "\n"),
+        "<pod>/secrets/default/password: is empty; create the Secret's key that password of <pod>/boot/queue.json asks for, or name another one in the CabloyCluster",
+    ),
+    (
+        "a file with something beside it",
+        |pod| {
+            pod.write(
+                "boot/queue.json",
+                &json!({"host": "queue", "port": 6379, "tls": {"ca": {"$file": "/a", "secret": 1}}}),
+            )
+        },
+        "<pod>/boot/queue.json: tls.ca: $file must be an absolute path, and alone in its object; correct it",
+    ),
+    (
+        "EGG_APP_CONFIG is not JSON",
+        |pod| pod.env("EGG_APP_CONFIG", "{\"redis\": {\"password\": \"secret\"}"),
+        "environment variable EGG_APP_CONFIG: is not valid JSON<at>; correct it in the pod template",
+    ),
+    (
+        "EGG_APP_CONFIG is no object",
+        |pod| pod.env("EGG_APP_CONFIG", "\"secret\""),
+        "environment variable EGG_APP_CONFIG: is not a JSON object; correct it in the pod template",
+    ),
+    (
+        "a configFrom without its Secret",
+        |pod| {
+            pod.config_from("config");
+            fs::create_dir_all(pod.path("config/..data")).unwrap();
+        },
+        "<pod>/config: has no file; create the Secret that spec.app.configFrom names, with a JSON object under each of its keys",
+    ),
+    (
+        "a configFrom that is not JSON",
+        |pod| {
+            pod.config_from("config");
+            pod.text("config/mysql.json", "password=secret");
+        },
+        "<pod>/config/mysql.json: is not valid JSON<at>; create the Secret that spec.app.configFrom names, with a JSON object under each of its keys",
+    ),
+];
+
+/// A pod that boots, to be broken.
+fn sound() -> Pod {
+    let pod = Pod::new("v4");
+    pod.role("redlock", &json!([{"host": "lock", "port": 6379}]));
+    pod.role("queue", &json!({"host": "queue", "port": 6379, "password": pod.secret("default/password", "secret")}));
+    pod
+}
+
+fn assert_refused(pod: &Pod, ended: &Ended, message: &str, what: &str) {
+    // V8 does not always say where, nor each version in the same words
+    let stderr = pod.stable(&ended.stderr);
+    let expected: Vec<&str> = message.split("<at>").collect();
+    let said = match expected[..] {
+        [all] => stderr == format!("cabloy: start refused: {all}\n"),
+        [before, after] => {
+            let rest = stderr.strip_prefix(&format!("cabloy: start refused: {before}"));
+            let at = rest.and_then(|rest| rest.strip_suffix(&format!("{after}\n")));
+            at.is_some_and(|at| at.is_empty() || (at.starts_with(" (line ") && at.len() < 30))
+        }
+        _ => false,
+    };
+    assert!(said, "{what}: expected {message}, but: {ended:?}");
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(78), ""), "{what}: {ended:?}");
+}
+
+#[test]
+fn a_wrong_start_is_refused_in_one_line() {
+    let start = "start-cluster.js";
+    for (what, damage, message) in V4 {
+        let mut pod = sound();
+        pod.text("app/start-cluster.js", "process.stdout.write('started')");
+        assert_eq!(pod.node("node20", &[start]).stdout, "started");
+        damage(&mut pod);
+        for node in NODES {
+            // a process that is known to be the app says it before anything else runs …
+            assert_refused(&pod, &pod.node(node, &[start]), message, what);
+        }
+        // … and any other once it loads the app's configuration
+        if what == "no package.json" || what == "another app" {
+            continue; // the loader of the test asks for it first
+        }
+        assert_refused(&pod, &pod.node("node20", &["../load.js", "worker", "egg-core"]), message, what);
+    }
+}
+
+#[test]
+fn the_starting_command_itself_ends_with_the_code() {
+    let pod = sound();
+    fs::remove_file(pod.path("boot/queue.json")).unwrap();
+    let message = V4.iter().find(|case| case.0 == "no file for a role").unwrap().2;
+    let bin = pod.path("app/node_modules/.bin/egg-scripts");
+    assert_refused(&pod, &pod.run(&bin, &["start", "src/backend", "--framework=framework"]), message, "egg-scripts");
+    // npm itself is not stopped, and passes the code on
+    pod.write("app/package.json", &json!({"name": "shop", "scripts": {"start": "egg-scripts start src/backend"}}));
+    let ended = pod.run("npm", &["start", "--silent"]);
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert_eq!(pod.stable(&ended.stderr), format!("cabloy: start refused: {message}\n"));
+}
+
+#[test]
+fn an_egg_core_that_ignores_the_variable_is_refused() {
+    let pod = sound();
+    let message = "<modules>/egg-core-4.18: egg-core 4.18.0 ignores EGG_APP_CONFIG; update egg-core to 4.19.0 or later (renew the lock file and rebuild the image)";
+    for node in NODES {
+        // seen when it is loaded
+        assert_refused(&pod, &pod.node(node, &["../load.js", "worker", "egg-core-4.18"]), message, node);
+    }
+
+    // seen before, where the app would find it: under the framework, nested, and not the newer one on top
+    pod.text("app/start-cluster.js", "");
+    fs::remove_file(pod.path("app/node_modules")).unwrap();
+    for (package, link) in [("egg-core", "egg-core"), ("egg-core-4.18", "@zhennann/egg/node_modules/egg-core")] {
+        let link = pod.path("app/node_modules").join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(npm::modules().join(package), link).unwrap();
+    }
+    assert_eq!(pod.node("node20", &["start-cluster.js"]).code, Some(0), "no framework is installed");
+    pod.write("app/node_modules/@zhennann/egg/package.json", &json!({"name": "@zhennann/egg", "version": "2.37.0"}));
+    pod.write(
+        "app/node_modules/egg-born-backend/package.json",
+        &json!({"name": "egg-born-backend", "version": "7.1.5"}),
+    );
+    assert_refused(&pod, &pod.node("node20", &["start-cluster.js"]), message, "nested");
+}
+
+#[test]
+fn an_app_made_without_the_known_loader_is_refused() {
+    let pod = sound();
+    pod.text("app/bundled/egg-cluster/lib/app_worker.js", "");
+    let ended = pod.node("node20", &["bundled/egg-cluster/lib/app_worker.js"]);
+    let message = "<pod>/app/bundled/egg-cluster/lib/app_worker.js: the app was made without the known loader of egg-core; do not bundle egg-core";
+    assert_refused(&pod, &ended, message, "bundled");
+}
+
+#[test]
+fn other_programs_are_not_disturbed() {
+    for damaged in ["v4", "vona", "broken"] {
+        let pod = Pod::new(damaged);
+        pod.role("queue", &json!({"password": {"$file": "/missing"}}));
+        pod.text("app/script.js", "console.log('fine', process.argv.length)");
+        let fine = |ended: &Ended, stdout: &str| {
+            assert_eq!((ended.code, ended.stderr.as_str(), ended.stdout.as_str()), (Some(0), "", stdout), "{damaged}");
+        };
+        for node in NODES {
+            fine(&pod.node(node, &["-e", "console.log('fine')"]), "fine\n");
+            fine(
+                &pod.node(
+                    node,
+                    &["-p", "Object.keys({ ...process.env }).includes('HOME') && process.env.HOME !== undefined"],
+                ),
+                "true\n",
+            );
+            fine(&pod.node(node, &["script.js", "start"]), "fine 3\n");
+            fine(&pod.node(node, &["-e", "require('child_process').execFileSync('true', { env: process.env })"]), "");
+            fine(
+                &pod.node(
+                    node,
+                    &[
+                        "-e",
+                        "new (require('worker_threads').Worker)('console.log(1)', { eval: true, env: process.env })",
+                    ],
+                ),
+                "1\n",
+            );
+            fine(&pod.node(node, &["-e", "new (require('worker_threads').Worker)('console.log(1)', { eval: true, env: require('worker_threads').SHARE_ENV })"]), "1\n");
+            let repl = pod.node(node, &["-i"]);
+            assert!(repl.code == Some(0) && repl.stderr.is_empty() && repl.stdout.starts_with("Welcome"), "{repl:?}");
+            fine(&pod.node(node, &["-e", "require('egg-core')"]), "");
+        }
+        assert_eq!(pod.run("npm", &["--version"]).code, Some(0));
+        let stop = pod.run(pod.path("app/node_modules/.bin/egg-scripts"), &["stop", "--title=none"]);
+        assert!(stop.code == Some(0) && !stop.stderr.contains("refused"), "{stop:?}");
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_refused() {
+    let pod = sound();
+    // a folder stands for it: the tests' user may read every file
+    fs::remove_file(pod.path("boot/queue.json")).unwrap();
+    fs::create_dir(pod.path("boot/queue.json")).unwrap();
+    let ended = pod.node("node20", &["../load.js", "worker", "egg-core"]);
+    let message = "<pod>/boot/queue.json: cannot be read (EISDIR); see the conditions of the CabloyCluster (kubectl describe cabloycluster)";
+    assert_refused(&pod, &ended, message, "a folder");
+}
+
+fn vona() -> Pod {
+    let pod = Pod::new("vona");
+    let password = pod.secret("default/password", "secret");
+    let client = json!({"host": "redis-main", "port": 6380, "db": 3, "password": password});
+    for role in ["queue", "default"] {
+        pod.role(role, &client);
+    }
+    pod.role("redlock", &json!([client]));
+    pod
+}
+
+#[test]
+fn vona_reads_the_declared_variables_and_nobody_inherits_them() {
+    for (name, damage) in [
+        ("as it is", (|_| ()) as fn(&mut Pod)),
+        ("variables in the manifest", |pod| {
+            pod.env("REDIS_DEFAULT_HOST", "manifest");
+            pod.env("REDIS_DEFAULT_PASSWORD", "manifest");
+        }),
+        ("no role default", |pod| pod.boot(|boot| boot["roles"] = json!(["redlock", "queue"]))),
+        ("the right APP_NAME", |pod| pod.env("APP_NAME", "shop")),
+    ] {
+        let mut pod = vona();
+        damage(&mut pod);
+        let ended = pod.node("node24", &["../bootstrap.mjs"]);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{name}");
+        let facts: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let expected = json!({
+            "REDIS_DEFAULT_HOST": "redis-main", "REDIS_DEFAULT_PORT": "6380", "REDIS_DEFAULT_PASSWORD": "secret", "REDIS_DEFAULT_DB": "3", "OTHER": "image",
+        });
+        assert_eq!(facts["prepared"], expected, "{name}");
+        assert_eq!(facts["imported"], expected, "{name}");
+        assert_eq!(facts["has"], true, "{name}");
+        for place in ["spread", "environ", "inherited"] {
+            let seen = facts[place].to_string();
+            assert!(!seen.contains("\"secret\"") && !seen.contains("=secret"), "{name}: {place}: {seen}");
+        }
+        assert_eq!(facts["child"], "redis-main", "{name}");
+        assert_eq!(facts["assigned"], json!(["assigned", "assigned"]), "{name}");
+        assert_eq!((&facts["deleted"], &facts["other"]), (&json!(true), &json!("1")), "{name}");
+    }
+}
+
+#[test]
+fn vona_without_a_password_does_not_keep_the_builds() {
+    let pod = Pod::new("vona");
+    pod.role("default", &json!({"host": "redis", "port": 6379}));
+    let facts: Value = serde_json::from_str(&pod.node("node24", &["../bootstrap.mjs"]).stdout).unwrap();
+    assert_eq!(facts["prepared"]["REDIS_DEFAULT_PASSWORD"], "");
+    assert_eq!(facts["prepared"]["REDIS_DEFAULT_DB"], "0");
+}
+
+#[test]
+fn vona_is_refused_what_its_variables_cannot_say() {
+    let remedy = "let all roles share one connection of host, port, password and db in the CabloyCluster: Vona can be told no more";
+    let cases: [Case; 7] = [
+        (
+            "another host",
+            |pod| pod.write("boot/queue.json", &json!({"host": "other", "port": 6380, "db": 3})),
+            "<pod>/boot/queue.json: host differs from that in <pod>/boot/default.json; <remedy>",
+        ),
+        (
+            "another password",
+            |pod| {
+                let other = pod.secret("other/password", "secret of another");
+                pod.write("boot/queue.json", &json!({"host": "redis-main", "port": 6380, "db": 3, "password": other}));
+            },
+            "<pod>/boot/queue.json: password differs from that in <pod>/boot/default.json; <remedy>",
+        ),
+        (
+            "a user",
+            |pod| pod.write("boot/default.json", &json!({"host": "redis-main", "port": 6380, "username": "shop"})),
+            "<pod>/boot/default.json: username cannot be said in REDIS_DEFAULT_*; <remedy>",
+        ),
+        (
+            "sentinels",
+            |pod| pod.write("boot/default.json", &json!({"sentinels": [{"host": "s", "port": 1}], "name": "m"})),
+            "<pod>/boot/default.json: name cannot be said in REDIS_DEFAULT_*; <remedy>",
+        ),
+        (
+            "several masters",
+            |pod| pod.write("boot/redlock.json", &json!([{"host": "a", "port": 1}, {"host": "b", "port": 1}])),
+            "<pod>/boot/redlock.json: has several masters; <remedy>",
+        ),
+        (
+            "no secret",
+            |pod| fs::remove_file(pod.path("secrets/default/password")).unwrap(),
+            "<pod>/secrets/default/password: is missing; create the Secret's key that password of <pod>/boot/queue.json asks for, or name another one in the CabloyCluster",
+        ),
+        (
+            "another app",
+            |pod| pod.env("APP_NAME", "other"),
+            "environment variable APP_NAME: is \"other\", but the configuration is for the app \"shop\"; make a CabloyCluster with the right spec.app.name",
+        ),
+    ];
+    for (what, damage, message) in cases {
+        let mut pod = vona();
+        damage(&mut pod);
+        let message = message.replace("<remedy>", remedy);
+        // known by its name, …
+        assert_refused(&pod, &pod.node("node24", &["../bootstrap.mjs"]), &message, what);
+        // … or by what it reads
+        fs::rename(pod.path("bootstrap.mjs"), pod.path("main.mjs")).unwrap();
+        assert_refused(&pod, &pod.node("node24", &["../main.mjs"]), &message, what);
+    }
+}
