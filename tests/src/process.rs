@@ -119,6 +119,13 @@ impl Drop for Process {
     }
 }
 
+/// Sends a signal to a process that is no child; one that has ended meanwhile is none of anybody's concern.
+pub fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
 /// The last lines of a log file; empty if there is none.
 #[must_use]
 pub fn tail(log: &Path, lines: usize) -> String {

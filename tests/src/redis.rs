@@ -1,5 +1,6 @@
 //! Real Redis servers, as many as a test asks for, that can be killed, paused and started again.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -246,10 +247,19 @@ impl Redis {
 }
 
 fn url(addr: SocketAddr, password: Option<&str>) -> String {
-    match password {
-        Some(password) => format!("redis://:{password}@{addr}"),
-        None => format!("redis://{addr}"),
+    let Some(password) = password else {
+        return format!("redis://{addr}");
+    };
+    let mut escaped = String::new();
+    for byte in password.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            escaped.push(byte.into());
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
     }
+    format!("redis://:{escaped}@{addr}")
 }
 
 fn run<T: redis::FromRedisValue>(url: &str, command: &[&str]) -> redis::RedisResult<T> {

@@ -39,6 +39,8 @@ enum Task {
         #[arg(long)]
         dir: PathBuf,
     },
+    /// Remove what supervisors left that were killed; each new one does that as well.
+    Sweep,
     /// Build the programs of a cluster, if that has not been done, and print the folder of kubectl and its like.
     Build,
     /// Say what this machine lacks to run a node.
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
             shape, dir, detached, ..
         } => run(supervisor::up(shape, &dir, detached)),
         Task::Down { dir } => supervisor::down(&dir),
+        Task::Sweep => supervisor::sweep_all(),
         Task::Build => Tools::build().map(|tools| println!("{}", tools.kube.display())),
         Task::Doctor => supervisor::check_node().map_err(Into::into),
         Task::Relay { to } => run(forward::relay(to)),

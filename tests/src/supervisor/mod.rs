@@ -28,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 pub use node::{Unavailable, check as check_node};
-pub use state::down;
+pub use state::{down, sweep_all};
 
 use crate::cluster::client;
 use crate::forward::Forward;
@@ -41,7 +41,7 @@ use place::Place;
 use state::State;
 
 /// The environment variable by which a sweep knows the processes of a cluster.
-const MARKER: &str = "CABLOY_TEST_CLUSTER";
+pub const MARKER: &str = "CABLOY_TEST_CLUSTER";
 
 /// How often a start is tried when another program takes a port first.
 const ATTEMPTS: u32 = 3;
@@ -63,6 +63,8 @@ pub enum Shape {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Info {
+    /// Its name on this machine, which its processes carry in their environment and its control group has in its name.
+    pub id: String,
     /// What it consists of.
     pub shape: Shape,
     /// The administrator's kubeconfig, for programs on this machine.
@@ -201,6 +203,7 @@ async fn start_once(shape: Shape, state: &State, tools: &Tools) -> anyhow::Resul
 
     Ok(Cluster {
         info: Info {
+            id: state.id().to_owned(),
             shape,
             kubeconfig,
             dir: dir.to_owned(),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1 as core;
 use kube::{Api, Client};
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::control_plane::ControlPlane;
@@ -21,7 +22,7 @@ use super::place::Place;
 use super::state::State;
 use super::{MARKER, PATIENCE, cgroup};
 use crate::oci::Image;
-use crate::process::{Process, bound};
+use crate::process::{Process, bound, signal};
 use crate::tools::Tools;
 use crate::wait::{try_until, try_until_blocking};
 
@@ -155,8 +156,10 @@ impl Namespaces {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        // `unshare` waits for the first process of the namespace, and that one's end for the end of all others.
-        self.process.kill();
+        // The end of the first process is that of all others, and comes after theirs; `unshare` waits for it. One that
+        // hangs in the kernel is left to it.
+        signal(self.init, Signal::KILL);
+        let _ = try_until_blocking("the node to end", Duration::from_secs(20), || self.process.exited());
     }
 }
 

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::MARKER;
 use super::cgroup;
+use crate::process::signal;
 use crate::tools::progress;
 use crate::wait::try_until_blocking;
 
@@ -39,11 +40,9 @@ pub struct State {
 impl State {
     /// Sweeps after dead supervisors and claims a folder for a new cluster: a new or an empty one.
     pub fn register(dir: &Path) -> anyhow::Result<Self> {
+        sweep_all()?;
         let run = run_dir()?;
         let _order = lock_all(&run)?;
-        for path in records(&run)? {
-            sweep(&path)?;
-        }
         let dir = claim(dir).with_context(|| dir.display().to_string())?;
         let (mut lock, path) = tempfile::Builder::new()
             .prefix("")
@@ -81,6 +80,19 @@ impl State {
         fs::remove_file(&self.path)?;
         Ok(())
     }
+}
+
+/// Removes what dead supervisors left.
+///
+/// # Errors
+/// Something of it cannot be removed.
+pub fn sweep_all() -> anyhow::Result<()> {
+    let run = run_dir()?;
+    let _order = lock_all(&run)?;
+    for path in records(&run)? {
+        sweep(&path)?;
+    }
+    Ok(())
 }
 
 /// Ends the cluster in a folder, if there is one, and waits until it is gone.
@@ -204,11 +216,4 @@ fn processes(id: &str) -> Vec<u32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(carries)
         .collect()
-}
-
-fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // It may have ended meanwhile.
-        let _ = kill_process(pid, signal);
-    }
 }
