@@ -36,8 +36,8 @@ use crate::{
     printcolumn(name = "Token", type_ = "integer", json_path = ".status.leader.token", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
-        .message("metadata.name must be at most 40 lower-case letters, digits and '-': the names of ConfigMaps are made from it")
+    validation = Rule::new("self.metadata.name.size() <= 40")
+        .message("metadata.name must be at most 40 characters: the names of ConfigMaps are made from it")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -73,7 +73,7 @@ pub struct CabloyClusterSpec {
     pub schedules: Vec<Schedule>,
     /// What is done when a new revision of the app, or a pod, starts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub startups: Vec<Startup>,
     /// How changes reach the app.
@@ -343,7 +343,7 @@ pub struct Sentinel {
 #[serde(rename_all = "camelCase")]
 pub struct Cluster {
     /// Some of its nodes, to begin with.
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = 16))]
     pub nodes: Vec<Node>,
 }
 
@@ -375,8 +375,8 @@ pub struct Role {
     pub connection: Option<String>,
     /// Names of connections: the independent masters of role redlock. A lock is held by a majority of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 9))]
-    #[x_kube(validation = Rule::new("self.all(a, a.size() <= 40 && self.exists_one(b, a == b))").message("each connection must be listed once, for a master that counts twice is no majority: remove the repeated one"))]
+    #[schemars(length(min = 1, max = 9), inner(length(max = 40)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub connections: Option<Vec<String>>,
     /// Host name or address, in place of the connection's; its credentials are not used then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -688,7 +688,7 @@ pub struct Startup {
     pub revision: Option<String>,
     /// Names of tasks to be done first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), inner(length(max = 63)))]
+    #[schemars(length(max = 8), inner(length(max = 63)))]
     pub after: Option<Vec<String>>,
     /// What waits for it; Ready if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
