@@ -1,14 +1,14 @@
 //! A cluster, as tests use it.
 
 use std::io::BufRead as _;
+use std::net::SocketAddr;
 use std::ops::Deref;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 use std::{env, fmt, fs, io};
-use std::net::SocketAddr;
-use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::core::v1 as core;
@@ -35,7 +35,7 @@ pub struct Cluster {
     info: Info,
     supervisor: PathBuf,
     /// Its stdin is what keeps the cluster; there is none where the cluster was there before.
-    _process: Option<Child>,
+    process: Option<Child>,
     _dir: Option<TempDir>,
 }
 
@@ -100,23 +100,13 @@ impl Cluster {
         let output = process.stdout.take().context("a pipe was asked for")?;
         io::BufReader::new(output).read_line(&mut line)?;
         ensure!(!line.is_empty(), "the supervisor gave up; it says why above");
-        Ok(Self {
-            info: serde_json::from_str(&line)?,
-            supervisor,
-            _process: Some(process),
-            _dir: Some(dir),
-        })
+        Ok(Self { info: serde_json::from_str(&line)?, supervisor, process: Some(process), _dir: Some(dir) })
     }
 
     /// One that is there already.
     fn attach(dir: &Path) -> anyhow::Result<Self> {
         let text = fs::read(dir.join("cluster.json"))?;
-        Ok(Self {
-            info: serde_json::from_slice(&text)?,
-            supervisor: supervisor()?,
-            _process: None,
-            _dir: None,
-        })
+        Ok(Self { info: serde_json::from_slice(&text)?, supervisor: supervisor()?, process: None, _dir: None })
     }
 
     /// What its supervisor says of it.
@@ -150,10 +140,7 @@ impl Cluster {
     pub async fn namespace(&self, prefix: &str) -> Namespace {
         let client = self.client().await;
         let namespace = core::Namespace {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{prefix}-")),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() },
             ..core::Namespace::default()
         };
         let made = Api::all(client.clone()).create(&PostParams::default(), &namespace).await;
@@ -163,10 +150,8 @@ impl Cluster {
         };
         // Without it, pods are refused.
         let accounts = Api::<core::ServiceAccount>::namespaced(client, &name);
-        wait::until("the default service account", Duration::from_secs(30), async || {
-            accounts.get("default").await
-        })
-        .await;
+        wait::until("the default service account", Duration::from_secs(30), async || accounts.get("default").await)
+            .await;
         Namespace(name)
     }
 
@@ -182,10 +167,8 @@ impl Cluster {
             Err(error) => panic!("{error}"),
         };
         for user in &mut config.auth_infos {
-            user.auth_info = Some(kube::config::AuthInfo {
-                token: Some(token.clone().into()),
-                ..kube::config::AuthInfo::default()
-            });
+            user.auth_info =
+                Some(kube::config::AuthInfo { token: Some(token.clone().into()), ..kube::config::AuthInfo::default() });
         }
         config
     }
@@ -279,7 +262,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(mut process) = self._process.take() {
+        if let Some(mut process) = self.process.take() {
             drop(process.stdin.take());
             let _ = process.wait();
         }

@@ -36,10 +36,7 @@ impl Forward {
             .args(["relay", &to.to_string()])
             .stdin(OwnedFd::from(listener));
         let process = Process::spawn("relay", command, &dir.join("logs/relay.log")).context("relay")?;
-        Ok(Self {
-            addr,
-            _process: process,
-        })
+        Ok(Self { addr, _process: process })
     }
 
     /// Where to connect to, on the outside. It takes connections from the start.

@@ -1,13 +1,13 @@
 //! Container images of a few files of this machine, written as tar files that `ctr images import` takes.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
+
+use crate::tools::sha256;
 
 /// An image in the making, of one layer.
 pub struct Image {
@@ -20,11 +20,7 @@ impl Image {
     /// An empty image with a full name, as `registry.example/shop:1`.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            layer: tar::Builder::new(Vec::new()),
-            entrypoint: Vec::new(),
-        }
+        Self { name: name.to_owned(), layer: tar::Builder::new(Vec::new()), entrypoint: Vec::new() }
     }
 
     /// Adds an executable file of this machine.
@@ -100,12 +96,7 @@ fn architecture() -> &'static str {
 }
 
 fn digest(content: &[u8]) -> String {
-    let mut digest = "sha256:".to_owned();
-    for byte in Sha256::digest(content) {
-        // Writing to a string does not fail.
-        let _ = write!(digest, "{byte:02x}");
-    }
-    digest
+    format!("sha256:{}", sha256(content))
 }
 
 /// Adds a blob and returns what refers to it.
@@ -115,7 +106,12 @@ fn blob(archive: &mut tar::Builder<File>, media_type: &str, content: &[u8]) -> a
     Ok(json!({"mediaType": media_type, "digest": digest, "size": content.len()}))
 }
 
-fn append<W: std::io::Write>(archive: &mut tar::Builder<W>, path: &str, mode: u32, content: &[u8]) -> anyhow::Result<()> {
+fn append<W: std::io::Write>(
+    archive: &mut tar::Builder<W>,
+    path: &str,
+    mode: u32,
+    content: &[u8],
+) -> anyhow::Result<()> {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
     header.set_mode(mode);

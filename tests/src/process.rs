@@ -16,10 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// A command whose process the kernel kills when the process that started it is gone.
 pub fn bound(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(program.as_ref())
-        .stdin(Stdio::null());
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program.as_ref()).stdin(Stdio::null());
     command
 }
 
@@ -45,9 +42,7 @@ static STARTER: LazyLock<mpsc::Sender<Request>> = LazyLock::new(|| {
 pub fn spawn(command: Command) -> io::Result<Child> {
     let (reply, answer) = mpsc::channel();
     let gone = |_| io::Error::other("the thread that starts processes is gone");
-    STARTER
-        .send((command, reply))
-        .map_err(|_| io::Error::other("the thread that starts processes is gone"))?;
+    STARTER.send((command, reply)).map_err(|_| io::Error::other("the thread that starts processes is gone"))?;
     answer.recv().map_err(gone)?
 }
 
@@ -67,11 +62,7 @@ impl Process {
     pub fn spawn(name: &str, mut command: Command, log: &Path) -> io::Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
         command.stdout(output.try_clone()?).stderr(output);
-        Ok(Self {
-            name: name.to_owned(),
-            child: spawn(command)?,
-            log: log.to_owned(),
-        })
+        Ok(Self { name: name.to_owned(), child: spawn(command)?, log: log.to_owned() })
     }
 
     /// What it is called in messages.

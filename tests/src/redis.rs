@@ -82,13 +82,7 @@ impl Builder {
             let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
             match launch(&self, addr, &dir) {
                 Ok(process) => {
-                    return Ok(Redis {
-                        process: Mutex::new(process),
-                        builder: self,
-                        addr,
-                        dir,
-                        _own: own,
-                    });
+                    return Ok(Redis { process: Mutex::new(process), builder: self, addr, dir, _own: own });
                 }
                 Err(error) if attempt == ATTEMPTS => return Err(error),
                 Err(_) => attempt += 1,
@@ -276,10 +270,12 @@ fn run<T: redis::FromRedisValue>(url: &str, command: &[&str]) -> redis::RedisRes
 /// Starts a server and waits until this very process answers at the address: another one may have taken the port.
 fn launch(builder: &Builder, addr: SocketAddr, dir: &Path) -> anyhow::Result<Process> {
     let mut command = bound(builder.binary.as_deref().unwrap_or("redis-server".as_ref()));
-    command
-        .current_dir(dir)
-        .args(["--bind", &addr.ip().to_string(), "--port", &addr.port().to_string()])
-        .args(["--save", "", "--daemonize", "no"]);
+    command.current_dir(dir).args(["--bind", &addr.ip().to_string(), "--port", &addr.port().to_string()]).args([
+        "--save",
+        "",
+        "--daemonize",
+        "no",
+    ]);
     for (name, value) in &builder.settings {
         command.arg(format!("--{name}")).arg(value);
     }

@@ -6,6 +6,9 @@ use std::io::Write;
 
 /// Reports that a test did not run: on stderr, and as a line in the file named by `CABLOY_NOT_RUN`, where
 /// `make test` counts them.
+///
+/// # Panics
+/// That file cannot be written.
 pub fn not_run(test: &str, reason: &dyn Display) {
     let line = format!("NOT RUN: {test}: {reason}\n");
     // Not `eprint!`: the test harness hides that of tests that pass.

@@ -3,6 +3,7 @@
 //! A folder of the cache is named by a hash of everything that goes into it, is filled aside and then renamed: it is
 //! there in full or not at all. Builders of several test processes take turns by a file lock.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
@@ -17,15 +18,8 @@ use sha2::{Digest as _, Sha256};
 const KUBERNETES: &str = "v1.35.4";
 
 /// The parts of the multi-call binary, under whose names it is linked.
-const COMPONENTS: [&str; 7] = [
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kubelet",
-    "kube-proxy",
-    "kubectl",
-];
+const COMPONENTS: [&str; 7] =
+    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
 
 /// Where the programs are.
 #[derive(Debug, Clone)]
@@ -77,12 +71,7 @@ impl Tools {
             name: "kube",
             dir: &source,
             ldflags: format!("{version}Version={KUBERNETES} {version}Major=1 {version}Minor={minor}"),
-            packages: &[
-                ".",
-                "./pod",
-                "helm.sh/helm/v3/cmd/helm",
-                "github.com/yannh/kubeconform/cmd/kubeconform",
-            ],
+            packages: &[".", "./pod", "helm.sh/helm/v3/cmd/helm", "github.com/yannh/kubeconform/cmd/kubeconform"],
             links: &COMPONENTS,
         }
         .built()?;
@@ -142,11 +131,7 @@ impl Module<'_> {
     }
 
     fn build_into(&self, cache: &Path, folder: &Path) -> anyhow::Result<()> {
-        progress(&format!(
-            "building {} into {} (minutes, once) …",
-            self.name,
-            folder.display()
-        ));
+        progress(&format!("building {} into {} (minutes, once) …", self.name, folder.display()));
         let aside = tempfile::Builder::new().prefix(".building-").tempdir_in(cache)?;
         let status = Command::new("go")
             .args(["build", "-trimpath", "-buildvcs=false", "-ldflags"])
@@ -168,21 +153,28 @@ impl Module<'_> {
     }
 
     fn fingerprint(&self) -> anyhow::Result<String> {
-        let mut hash = Sha256::new();
+        let mut all = format!("{} {:?} {:?}", self.ldflags, self.packages, self.links).into_bytes();
         for file in ["go.mod", "go.sum", "main.go", "pod/main.go"] {
             match fs::read(self.dir.join(file)) {
-                Ok(content) => hash.update(&content),
+                Ok(content) => all.extend(content),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error).context(file),
             }
         }
-        hash.update(format!("{} {:?} {:?}", self.ldflags, self.packages, self.links));
-        let mut name = String::new();
-        for byte in hash.finalize().iter().take(8) {
-            name.push_str(&format!("{byte:02x}"));
-        }
-        Ok(name)
+        let mut digest = sha256(&all);
+        digest.truncate(16);
+        Ok(digest)
     }
+}
+
+/// A digest in hexadecimal digits.
+pub(crate) fn sha256(content: &[u8]) -> String {
+    let mut digits = String::new();
+    for byte in Sha256::digest(content) {
+        // Writing to a string does not fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
 }
 
 /// Outside of the checkout, so that a clean one is quick and nothing of it gets into an image.

@@ -82,11 +82,7 @@ where
             Err(_) => {}
         }
         if tokio::time::Instant::now() + INTERVAL >= deadline {
-            return Err(TimedOut {
-                what: what.to_owned(),
-                timeout,
-                last,
-            });
+            return Err(TimedOut { what: what.to_owned(), timeout, last });
         }
         tokio::time::sleep(INTERVAL).await;
     }
@@ -121,11 +117,7 @@ pub fn try_until_blocking<R: Look>(
         match look().seen() {
             Ok(value) => return Ok(value),
             Err(last) if Instant::now() + INTERVAL >= deadline => {
-                return Err(TimedOut {
-                    what: what.to_owned(),
-                    timeout,
-                    last,
-                });
+                return Err(TimedOut { what: what.to_owned(), timeout, last });
             }
             Err(_) => thread::sleep(INTERVAL),
         }

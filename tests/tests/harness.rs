@@ -1,5 +1,7 @@
 //! The harness itself: what the other tests take for granted.
 
+#![allow(clippy::expect_used, reason = "the helpers of tests fail as tests do")]
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -32,7 +34,8 @@ async fn controllers_work_on_a_control_plane() {
 
     let client = cluster.client().await;
     let sets = Api::<ReplicaSet>::namespaced(client.clone(), &namespace);
-    until("a ReplicaSet", SOON, async || sets.list(&ListParams::default()).await.is_ok_and(|l| l.items.len() == 1)).await;
+    until("a ReplicaSet", SOON, async || sets.list(&ListParams::default()).await.is_ok_and(|l| l.items.len() == 1))
+        .await;
     let pods = Api::<Pod>::namespaced(client, &namespace);
     until("two pods", SOON, async || pods.list(&ListParams::default()).await.is_ok_and(|l| l.items.len() == 2)).await;
 }
@@ -85,10 +88,14 @@ async fn a_pod_on_the_node_answers_by_the_name_of_its_service() {
     let _ = cluster.kubectl_with(&apply, WEB).await.success();
     kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).await;
 
-    // From pod to pod, through DNS, the Service and its load balancing.
+    // From pod to pod, through DNS, the Service and its load balancing, which follows the pods a moment later.
     for url in ["http://web/", &format!("http://web.{namespace}.svc.cluster.local/")] {
-        let answer = kubectl(&["exec", "deployment/web", "--", "/web", "get", url]).await;
-        assert!(answer.starts_with("hello from web-"), "{answer}");
+        until("an answer", SOON, async || {
+            let get = ["exec", "-n", &namespace, "deployment/web", "--", "/web", "get", url];
+            let output = cluster.kubectl(&get).await;
+            if output.stdout.starts_with("hello from web-") { Ok(()) } else { Err(format!("{output:?}")) }
+        })
+        .await;
     }
     assert!(kubectl(&["logs", "deployment/web"]).await.contains("serving on"));
 
@@ -164,9 +171,7 @@ async fn a_killed_test_takes_its_cluster_along() {
         .spawn()
         .expect("this test");
     let mut lines = BufReader::new(test.stdout.take().expect("a pipe")).lines();
-    let info: Info = lines
-        .find_map(|line| serde_json::from_str(&line.expect("a line")).ok())
-        .expect("a cluster");
+    let info: Info = lines.find_map(|line| serde_json::from_str(&line.expect("a line")).ok()).expect("a cluster");
     assert!(!processes(&info).is_empty());
 
     test.kill().expect("a running test");

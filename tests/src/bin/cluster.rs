@@ -52,15 +52,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Args::parse().command {
-        Task::Up {
-            shape,
-            dir,
-            detach: true,
-            ..
-        } => detach(shape, &dir),
-        Task::Up {
-            shape, dir, detached, ..
-        } => run(supervisor::up(shape, &dir, detached)),
+        Task::Up { shape, dir, detach: true, .. } => detach(shape, &dir),
+        Task::Up { shape, dir, detached, .. } => run(supervisor::up(shape, &dir, detached)),
         Task::Down { dir } => supervisor::down(&dir),
         Task::Sweep => supervisor::sweep_all(),
         Task::Build => Tools::build().map(|tools| println!("{}", tools.kube.display())),

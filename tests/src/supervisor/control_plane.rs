@@ -29,21 +29,13 @@ impl Addresses {
     /// Free ports of loopback.
     pub fn free() -> anyhow::Result<Self> {
         let free = || anyhow::Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)));
-        Ok(Self {
-            apiserver: free()?,
-            etcd: free()?,
-            etcd_peers: free()?,
-        })
+        Ok(Self { apiserver: free()?, etcd: free()?, etcd_peers: free()? })
     }
 
     /// The usual ports, for a network namespace where nobody else listens.
     pub fn usual(node: Ipv4Addr) -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self {
-            apiserver: SocketAddr::from((node, 6443)),
-            etcd: local(2379),
-            etcd_peers: local(2380),
-        }
+        Self { apiserver: SocketAddr::from((node, 6443)), etcd: local(2379), etcd_peers: local(2380) }
     }
 }
 
@@ -60,15 +52,9 @@ impl<'a> ControlPlane<'a> {
     /// Makes its certificates.
     pub fn new(dir: &'a Path, place: &'a Place, tools: &'a Tools, addresses: Addresses) -> anyhow::Result<Self> {
         fs::create_dir_all(dir.join("pki"))?;
-        let plane = Self {
-            dir,
-            place,
-            tools,
-            addresses,
-            authority: Authority::new()?,
-        };
+        let control = Self { dir, place, tools, addresses, authority: Authority::new()? };
         let address = addresses.apiserver.ip().to_string();
-        let server = plane.authority.server(&[
+        let server = control.authority.server(&[
             "localhost",
             "127.0.0.1",
             &address,
@@ -78,23 +64,19 @@ impl<'a> ControlPlane<'a> {
             "kubernetes.default.svc",
             "kubernetes.default.svc.cluster.local",
         ])?;
-        plane.write_identity("apiserver", &server)?;
-        let to_kubelets = plane.authority.client("kube-apiserver", Some("system:masters"))?;
-        plane.write_identity("apiserver-kubelet", &to_kubelets)?;
-        fs::write(plane.pki("ca.crt"), &plane.authority.pem)?;
+        control.write_identity("apiserver", &server)?;
+        let to_kubelets = control.authority.client("kube-apiserver", Some("system:masters"))?;
+        control.write_identity("apiserver-kubelet", &to_kubelets)?;
+        fs::write(control.pki("ca.crt"), &control.authority.pem)?;
         let (private, public) = signing_keys()?;
-        fs::write(plane.pki("service-account.key"), private)?;
-        fs::write(plane.pki("service-account.pub"), public)?;
-        Ok(plane)
+        fs::write(control.pki("service-account.key"), private)?;
+        fs::write(control.pki("service-account.pub"), public)?;
+        Ok(control)
     }
 
     /// Starts etcd and the API server.
     pub fn start_server(&self) -> anyhow::Result<[Process; 2]> {
-        let Addresses {
-            apiserver,
-            etcd,
-            etcd_peers,
-        } = self.addresses;
+        let Addresses { apiserver, etcd, etcd_peers } = self.addresses;
         let mut command = self.place.command(&self.tools.etcd);
         command
             .arg("--data-dir")
@@ -153,9 +135,7 @@ impl<'a> ControlPlane<'a> {
 
         let config = self.component("kube-scheduler", "system:kube-scheduler", None)?;
         let mut command = self.place.command(&self.tools.scheduler);
-        command
-            .arg(format!("--kubeconfig={}", config.display()))
-            .args(["--leader-elect=false", "--secure-port=0"]);
+        command.arg(format!("--kubeconfig={}", config.display())).args(["--leader-elect=false", "--secure-port=0"]);
         Ok([controllers, self.spawn("kube-scheduler", command)?])
     }
 

@@ -93,7 +93,7 @@ pub async fn up(shape: Shape, dir: &Path, detached: bool) -> anyhow::Result<()> 
     let state = State::register(dir)?;
     let lived = tokio::select! {
         error = live(shape, &state) => error,
-        _ = stop => Ok(()),
+        () = stop => Ok(()),
     };
     // The cluster is dropped by now, and with it its processes: what is left are files and control groups.
     lived.and(state.remove())
@@ -101,11 +101,8 @@ pub async fn up(shape: Shape, dir: &Path, detached: bool) -> anyhow::Result<()> 
 
 /// Resolves when the cluster shall end.
 fn stop_requested(detached: bool) -> anyhow::Result<impl Future<Output = ()>> {
-    let mut signals = [
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::hangup())?,
-    ];
+    let mut signals =
+        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
     let (close, closed) = oneshot::channel();
     thread::spawn(move || {
         if detached {
@@ -171,10 +168,10 @@ async fn start_once(shape: Shape, state: &State, tools: &Tools) -> anyhow::Resul
         None => (Place::host(state.id()), Addresses::free()?),
         Some(namespaces) => (namespaces.place(), Addresses::usual(node::ADDRESS)),
     };
-    let plane = ControlPlane::new(dir, &place, tools, addresses)?;
-    let node = namespaces.as_ref().map(|_| Node::new(state, &place, tools, &plane)).transpose()?;
+    let control = ControlPlane::new(dir, &place, tools, addresses)?;
+    let node = namespaces.as_ref().map(|_| Node::new(state, &place, tools, &control)).transpose()?;
 
-    let mut processes = Vec::from(plane.start_server()?);
+    let mut processes = Vec::from(control.start_server()?);
     if let Some(node) = &node {
         processes.push(node.start_containerd()?);
     }
@@ -184,11 +181,11 @@ async fn start_once(shape: Shape, state: &State, tools: &Tools) -> anyhow::Resul
         .transpose()?;
     let kubeconfig = dir.join("kubeconfig");
     let outside = forward.as_ref().map_or(addresses.apiserver, Forward::addr);
-    plane.write_admin(&kubeconfig, outside)?;
+    control.write_admin(&kubeconfig, outside)?;
     let client = client(&kubeconfig).await?;
     unless_ended(&mut processes, server_ready(&client)).await?;
 
-    processes.extend(plane.start_controllers()?);
+    processes.extend(control.start_controllers()?);
     if let Some(node) = &node {
         processes.extend(node.start_agents()?);
     }
@@ -242,10 +239,7 @@ fn spawn(dir: &Path, name: &str, command: Command) -> anyhow::Result<Process> {
 }
 
 /// Does something that makes sense only for as long as all programs run.
-async fn unless_ended(
-    processes: &mut [Process],
-    work: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<()> {
+async fn unless_ended(processes: &mut [Process], work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let done = tokio::select! {
         done = work => done,
         error = ended(processes) => return Err(error),

@@ -74,10 +74,9 @@ pub fn check() -> Result<(), Unavailable> {
         .output();
     match tried {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => unavailable(format!(
-            "namespaces cannot be made here: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
+        Ok(output) => {
+            unavailable(format!("namespaces cannot be made here: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        }
         Err(error) => unavailable(format!("unshare: {error}")),
     }
 }
@@ -99,7 +98,7 @@ fn missing_packages() -> Vec<&'static str> {
         ("iproute2", vec!["ip"]),
         ("util-linux", vec!["setpriv", "unshare", "nsenter"]),
     ];
-    let missing = needed.iter().filter(|(_, files)| files.iter().any(|file| lacks(file)));
+    let missing = needed.iter().filter(|(_, files)| files.iter().any(lacks));
     missing.map(|(package, _)| *package).collect()
 }
 
@@ -142,11 +141,7 @@ impl Namespaces {
             let child = fs::read_to_string(&children).ok()?;
             ready.exists().then(|| child.trim().parse().ok())
         })?;
-        Ok(Self {
-            init: init.with_context(|| process.log_tail(10))?,
-            process,
-            id: state.id().to_owned(),
-        })
+        Ok(Self { init: init.with_context(|| process.log_tail(10))?, process, id: state.id().to_owned() })
     }
 
     pub fn place(&self) -> Place {
@@ -186,7 +181,7 @@ pub struct Node<'a> {
     state: &'a State,
     place: &'a Place,
     tools: &'a Tools,
-    plane: &'a ControlPlane<'a>,
+    control: &'a ControlPlane<'a>,
 }
 
 impl<'a> Node<'a> {
@@ -195,18 +190,13 @@ impl<'a> Node<'a> {
         state: &'a State,
         place: &'a Place,
         tools: &'a Tools,
-        plane: &'a ControlPlane<'a>,
+        control: &'a ControlPlane<'a>,
     ) -> anyhow::Result<Self> {
-        let node = Self {
-            state,
-            place,
-            tools,
-            plane,
-        };
+        let node = Self { state, place, tools, control };
         fs::create_dir_all(node.file("cni"))?;
         fs::write(node.file("containerd.toml"), node.containerd_config())?;
         let address = ADDRESS.to_string();
-        plane.write_server("kubelet", &[NAME, &address])?;
+        control.write_server("kubelet", &[NAME, &address])?;
         for (file, config) in [
             ("cni/pods.conflist", network()),
             ("kubelet.yaml", node.kubelet_config()),
@@ -240,7 +230,7 @@ impl<'a> Node<'a> {
         })?;
         let mut kubelet = self.place.command(self.tools.kube.join("kubelet"));
         let user = format!("system:node:{NAME}");
-        let identity = self.plane.component("kubelet", &user, Some("system:nodes"))?;
+        let identity = self.control.component("kubelet", &user, Some("system:nodes"))?;
         kubelet
             .arg(format!("--config={}", self.file("kubelet.yaml").display()))
             .arg(format!("--kubeconfig={}", identity.display()))
@@ -250,11 +240,7 @@ impl<'a> Node<'a> {
         proxy.arg(format!("--config={}", self.file("kube-proxy.yaml").display()));
         let mut dns = self.place.command(&self.tools.coredns);
         dns.arg("-conf").arg(self.file("Corefile"));
-        Ok([
-            self.spawn("kubelet", kubelet)?,
-            self.spawn("kube-proxy", proxy)?,
-            self.spawn("coredns", dns)?,
-        ])
+        Ok([self.spawn("kubelet", kubelet)?, self.spawn("kube-proxy", proxy)?, self.spawn("coredns", dns)?])
     }
 
     /// Waits until the node takes pods and names resolve.
@@ -309,11 +295,11 @@ disabled_plugins = [
             "authentication": {
                 "anonymous": {"enabled": false},
                 "webhook": {"enabled": true},
-                "x509": {"clientCAFile": self.plane.pki("ca.crt")},
+                "x509": {"clientCAFile": self.control.pki("ca.crt")},
             },
             "authorization": {"mode": "Webhook"},
-            "tlsCertFile": self.plane.pki("kubelet.crt"),
-            "tlsPrivateKeyFile": self.plane.pki("kubelet.key"),
+            "tlsCertFile": self.control.pki("kubelet.crt"),
+            "tlsPrivateKeyFile": self.control.pki("kubelet.key"),
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": cgroup::name(self.state.id()),
@@ -329,7 +315,7 @@ disabled_plugins = [
     }
 
     fn proxy_config(&self) -> anyhow::Result<serde_json::Value> {
-        let identity = self.plane.component("kube-proxy", "system:kube-proxy", None)?;
+        let identity = self.control.component("kube-proxy", "system:kube-proxy", None)?;
         Ok(json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
@@ -344,7 +330,7 @@ disabled_plugins = [
 
     fn corefile(&self) -> anyhow::Result<String> {
         // Any identity that may list Services and EndpointSlices; that of a dashboard would do.
-        let identity = self.plane.component("coredns", "coredns", Some("system:masters"))?;
+        let identity = self.control.component("coredns", "coredns", Some("system:masters"))?;
         Ok(format!(
             ".:53 {{
     bind {ADDRESS}

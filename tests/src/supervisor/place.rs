@@ -18,18 +18,12 @@ pub struct Place {
 impl Place {
     /// The machine itself.
     pub fn host(id: &str) -> Self {
-        Self {
-            id: id.to_owned(),
-            init: None,
-        }
+        Self { id: id.to_owned(), init: None }
     }
 
     /// The namespaces of a process.
     pub fn inside(id: &str, init: u32) -> Self {
-        Self {
-            id: id.to_owned(),
-            init: Some(init),
-        }
+        Self { id: id.to_owned(), init: Some(init) }
     }
 
     /// The network namespace.
@@ -43,9 +37,7 @@ impl Place {
             None => bound(program),
             Some(pid) => {
                 let mut command = bound("nsenter");
-                command
-                    .args(["--target", &pid.to_string(), "--net", "--mount", "--pid", "--"])
-                    .arg(program.as_ref());
+                command.args(["--target", &pid.to_string(), "--net", "--mount", "--pid", "--"]).arg(program.as_ref());
                 command
             }
         };

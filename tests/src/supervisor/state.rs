@@ -44,24 +44,12 @@ impl State {
         let run = run_dir()?;
         let _order = lock_all(&run)?;
         let dir = claim(dir).with_context(|| dir.display().to_string())?;
-        let (mut lock, path) = tempfile::Builder::new()
-            .prefix("")
-            .suffix(".json")
-            .tempfile_in(&run)?
-            .keep()?;
+        let (mut lock, path) = tempfile::Builder::new().prefix("").suffix(".json").tempfile_in(&run)?.keep()?;
         lock.lock()?;
         let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let record = Record {
-            id,
-            dir,
-            pid: std::process::id(),
-        };
+        let record = Record { id, dir, pid: std::process::id() };
         lock.write_all(&serde_json::to_vec(&record)?)?;
-        Ok(Self {
-            record,
-            path,
-            _lock: lock,
-        })
+        Ok(Self { record, path, _lock: lock })
     }
 
     /// The unique name of the cluster on this machine.
@@ -116,9 +104,7 @@ pub fn down(dir: &Path) -> anyhow::Result<()> {
             drop(order);
             // Alive, since it holds its lock; so its id is its own.
             signal(record.pid, Signal::TERM);
-            try_until_blocking("the end of the supervisor", Duration::from_secs(60), || {
-                !path.exists()
-            })?;
+            try_until_blocking("the end of the supervisor", Duration::from_secs(60), || !path.exists())?;
         }
     }
     Ok(())
@@ -212,8 +198,5 @@ fn processes(id: &str) -> Vec<u32> {
         environment.split(|byte| *byte == 0).any(|variable| variable == marker.as_bytes())
     };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(carries)
-        .collect()
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(carries).collect()
 }
