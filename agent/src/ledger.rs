@@ -1,9 +1,10 @@
 //! The replicated records of runs (PROTOCOL 3 to 6).
 
 use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::election::{Ask, Term};
 pub use crate::redlock::record::{Record, RunResult};
-use crate::election::Term;
 
 /// A record to write; the leader adds token and sequence number.
 ///
@@ -51,17 +52,35 @@ pub enum FinishError {
     Ended,
 }
 
+/// Why records could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No majority answered in time; asking again is safe.
+    #[error("no majority of the nodes answered in time")]
+    Unreachable,
+    /// The elector has been shut down.
+    #[error("the elector has ended")]
+    Ended,
+}
+
 /// Handle to the records; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Ledger {}
+pub struct Ledger {
+    requests: mpsc::UnboundedSender<Ask>,
+}
 
 impl Ledger {
+    pub(crate) fn new(requests: mpsc::UnboundedSender<Ask>) -> Self {
+        Self { requests }
+    }
+
     /// Writes records, all in one pipelined round; results in the order of `puts`. `Ok` means that a majority has it.
     ///
     /// A write in doubt is repeated until the term is lost; a claim counts as started only when this says `Ok`.
     pub async fn put(&self, term: &Term, puts: Vec<Put>) -> Vec<Result<(), PutError>> {
-        let _ = (term, puts);
-        std::future::pending().await
+        let count = puts.len();
+        let token = term.token();
+        self.ask(|done| Ask::Put { token, puts, done }).await.unwrap_or_else(|| vec![Err(PutError::Ended); count])
     }
 
     /// Records how an attempt ended, by its nonce, leading or not (PROTOCOL 6); tries for one ttl.
@@ -69,8 +88,8 @@ impl Ledger {
     /// # Errors
     /// See [`FinishError`].
     pub async fn finish(&self, id: &str, result: RunResult) -> Result<(), FinishError> {
-        let _ = (id, result);
-        std::future::pending().await
+        let id = id.to_owned();
+        self.ask(|done| Ask::Finish { id, result, done }).await.unwrap_or(Err(FinishError::Ended))
     }
 
     /// Removes records that mean nothing any more.
@@ -81,7 +100,14 @@ impl Ledger {
     /// # Errors
     /// See [`PutError`].
     pub async fn forget(&self, term: &Term, ids: Vec<String>) -> Result<(), PutError> {
-        let _ = (term, ids);
-        std::future::pending().await
+        let token = term.token();
+        self.ask(|done| Ask::Forget { token, ids, done }).await.unwrap_or(Err(PutError::Ended))
+    }
+
+    /// `None`: the elector has ended.
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        self.requests.send(request(done)).ok()?;
+        answer.await.ok()
     }
 }

@@ -1,16 +1,20 @@
 //! Redlock over independent Redis masters, with ballots that keep what was done safe when clocks are not.
 //!
-//! * `core` is the whole protocol: pure, without sockets, clocks or randomness of its own.
-//! * `message` is what the core says to a node and what the node answers; `script` turns it into Lua calls.
+//! * [`core`] is the whole protocol: pure, without sockets, clocks or randomness of its own.
+//! * [`message`] is what the core says to a node and what the node answers; [`script`] turns it into Lua calls.
 //! * [`record`] is what the nodes remember of runs, and how two memories of the same run are merged.
-//! * `node` owns the connections to one Redis server.
+//! * [`node`] owns the connections to one Redis server.
 
+pub mod core;
+pub mod message;
+pub mod node;
 pub mod record;
+pub mod script;
 
 use std::fmt;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 /// One Redis server that takes part.
 #[derive(Clone, Debug)]
@@ -34,6 +38,13 @@ impl Master {
     #[must_use]
     pub fn same_place(&self, other: &Self) -> bool {
         (&self.host, self.port, self.db) == (&other.host, other.port, other.db)
+    }
+
+    /// Whether both are entered in the same way.
+    #[must_use]
+    pub fn same_access(&self, other: &Self) -> bool {
+        let password = |master: &Self| master.password.as_ref().map(|secret| secret.expose_secret().to_owned());
+        self.username == other.username && password(self) == password(other)
     }
 }
 
@@ -142,6 +153,12 @@ impl Timing {
     #[must_use]
     pub fn node_timeout(&self) -> Duration {
         (self.ttl / 20).clamp(Duration::from_millis(50), Duration::from_millis(500))
+    }
+
+    /// How long one node may take with records, of which there may be many: `ttl/5`, at least as long as for the lock.
+    #[must_use]
+    pub fn ledger_timeout(&self) -> Duration {
+        self.node_timeout().max(self.ttl / 5)
     }
 
     /// How often the leader renews, at the latest.

@@ -1,0 +1,433 @@
+//! The whole protocol as a pure state machine: `step(now, event) -> actions`, without sockets, clock or randomness.
+//!
+//! The driver hands in what happens and carries out what comes back. The simulator and the model checker do the same
+//! with nodes of their own, so nothing about the protocol may live anywhere else than here and in the scripts.
+//!
+//! * this file: events, actions, what is known of each node, and calls to nodes;
+//! * `election`: waiting, trying, leading, resigning (PROTOCOL 1, 2);
+//! * `ledger`: puts, finishes and forgets in flight (PROTOCOL 3 to 6).
+
+mod election;
+mod ledger;
+
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::election::Phase;
+use self::ledger::Operation;
+use super::message::{Incarnation, Lane, Reply, Request, Wake};
+use super::record::{Record, Records, RunResult};
+use super::{AgentId, ErrorKind, Owner, Timing};
+use crate::clock::Instant;
+use crate::election::Candidacy;
+use crate::ledger::{FinishError, Put, PutError};
+
+/// A node, by its place in the list of masters.
+pub type NodeId = usize;
+
+/// A command under way; numbers grow in the order of sending.
+pub type CallId = u64;
+
+/// A ledger operation; named by the driver.
+pub type OpId = u64;
+
+/// What a core is made with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who it stands as.
+    pub agent: AgentId,
+    /// How many masters there are.
+    pub nodes: usize,
+    /// Of leases.
+    pub timing: Timing,
+    /// Tokens are higher than this.
+    pub floor: u64,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Whether to stand, from now on. Not to stand while leading is to resign.
+    Stand(Candidacy),
+    /// Another ttl, from the next grant or renewal on.
+    Timing(Timing),
+    /// Commands can be sent to a node.
+    Up(NodeId),
+    /// Commands cannot be sent to a node.
+    Down(NodeId),
+    /// Wake messages of a node are heard from now on; some may have been missed before.
+    Listening(NodeId),
+    /// A node answered, or did not within the time that [`Action::Send`] gave.
+    Reply {
+        /// To what.
+        call: CallId,
+        /// Its answer.
+        result: Result<Reply, ErrorKind>,
+    },
+    /// A message on a node's wake channel.
+    Wake {
+        /// Where.
+        node: NodeId,
+        /// What it says.
+        wake: Wake,
+    },
+    /// A timer that was set has run out.
+    Timer(Timer),
+    /// Write records in the term of `token`; answered by [`Action::Put`].
+    Put {
+        /// Names the operation.
+        op: OpId,
+        /// The term.
+        token: u64,
+        /// What.
+        puts: Vec<Put>,
+    },
+    /// Record a result by its nonce; answered by [`Action::Finish`].
+    Finish {
+        /// Names the operation.
+        op: OpId,
+        /// Which run.
+        id: String,
+        /// How the attempt ended.
+        result: RunResult,
+    },
+    /// Remove records in the term of `token`; answered by [`Action::Forget`].
+    Forget {
+        /// Names the operation.
+        op: OpId,
+        /// The term.
+        token: u64,
+        /// Which.
+        ids: Vec<String>,
+    },
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send a command; its [`Event::Reply`] must come, at the latest after `timeout`.
+    Send {
+        /// Names the call.
+        call: CallId,
+        /// To whom.
+        node: NodeId,
+        /// What.
+        request: Request,
+        /// How long the answer may take.
+        timeout: Duration,
+    },
+    /// Set a timer, or set it anew: it runs out at `at` plus a random part of `jitter`.
+    SetTimer {
+        /// Which.
+        timer: Timer,
+        /// When, at the earliest.
+        at: Instant,
+        /// How much later, at the latest.
+        jitter: Duration,
+    },
+    /// Tell the agent.
+    Announce(News),
+    /// A [`Event::Put`] is decided; results in the order of its puts.
+    Put {
+        /// Which.
+        op: OpId,
+        /// How it went.
+        results: Vec<Result<(), PutError>>,
+    },
+    /// A [`Event::Finish`] is decided.
+    Finish {
+        /// Which.
+        op: OpId,
+        /// How it went.
+        result: Result<(), FinishError>,
+    },
+    /// A [`Event::Forget`] is decided.
+    Forget {
+        /// Which.
+        op: OpId,
+        /// How it went.
+        result: Result<(), PutError>,
+    },
+}
+
+/// Timers; one of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// Look again whether to try for the lock.
+    Look,
+    /// Renew the lease.
+    Renew,
+    /// The end of the time in which the leader may claim.
+    End,
+    /// Repeat what nodes have not acknowledged.
+    Repeat,
+}
+
+/// What the agent is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// It does not lead; a term that it led is over.
+    Follows {
+        /// Whose lock a majority of the nodes hold, as far as is known.
+        leader: Option<Owner>,
+    },
+    /// It leads.
+    Leads {
+        /// Its token.
+        token: u64,
+        /// Until when it may claim.
+        claim_until: Instant,
+        /// What the fenced read found.
+        records: Records,
+    },
+    /// Its term lasts longer, or shorter, than was said before.
+    Lasts {
+        /// Until when it may claim.
+        claim_until: Instant,
+    },
+    /// Records of its term have changed.
+    Recorded(Vec<Arc<Record>>),
+    /// Records of its term are gone.
+    Forgotten(Arc<[String]>),
+}
+
+/// What is known of a node.
+#[derive(Debug, Default)]
+struct Node {
+    /// Commands can be sent.
+    up: bool,
+    /// The memory that answered last.
+    incarnation: Option<Incarnation>,
+    /// The newest call that it answered: what an older one says about the node is out of date.
+    newest: CallId,
+    /// Its promise, as of the newest answer.
+    promised: u64,
+    /// Another one's lock.
+    seen: Option<Lease>,
+    /// The last owner that gave its lock back here: an answer that overlaps with the message may still name it.
+    freed: Option<Owner>,
+    /// The mark of a newer revision, as of the newest answer or message.
+    stand: Option<(u64, Instant)>,
+    /// Until when my own lock counts here.
+    lease: Option<Instant>,
+    /// A grant for the present term is under way, so that the leader asks once.
+    joining: bool,
+}
+
+/// Another one's lock on a node.
+#[derive(Clone, Debug)]
+struct Lease {
+    owner: Owner,
+    until: Instant,
+}
+
+/// A command under way.
+#[derive(Debug)]
+struct Call {
+    node: NodeId,
+    sent: Instant,
+    purpose: Purpose,
+}
+
+/// What a command is for.
+#[derive(Debug)]
+enum Purpose {
+    /// A grant of this token, for a try or for a term.
+    Grant(u64),
+    /// A read of this round of the present try.
+    Read(u64),
+    /// A write-back of this round of the present try.
+    WriteBack(u64),
+    /// A renewal of this token.
+    Renew(u64),
+    /// A release; [`Core::is_quiet`] waits for it.
+    Release,
+    /// Its answer matters only for what it says about the node.
+    Tell,
+    /// A part of a ledger operation: which items of a put, or which round of a finish.
+    Operation(OpId, ledger::Part),
+}
+
+/// The protocol, as one agent follows it.
+#[derive(Debug)]
+pub struct Core {
+    agent: AgentId,
+    timing: Timing,
+    candidacy: Candidacy,
+    nodes: Vec<Node>,
+    phase: Phase,
+    /// The highest token that was seen anywhere.
+    promised: u64,
+    /// Tries that failed since the last success.
+    failures: u32,
+    /// No try before [`Timer::Look`].
+    backs_off: bool,
+    /// The mark of my revision need not be renewed before this.
+    marked_until: Instant,
+    /// The leader that was announced last, while following.
+    announced: Option<Option<Owner>>,
+    operations: BTreeMap<OpId, Operation>,
+    calls: BTreeMap<CallId, Call>,
+    last_call: CallId,
+    last_round: u64,
+    now: Instant,
+    actions: Vec<Action>,
+}
+
+impl Core {
+    /// A core that does not stand yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            agent: config.agent,
+            timing: config.timing,
+            candidacy: Candidacy::default(),
+            nodes: (0..config.nodes).map(|_| Node::default()).collect(),
+            phase: Phase::Waiting,
+            promised: config.floor,
+            failures: 0,
+            backs_off: false,
+            marked_until: Instant::default(),
+            announced: None,
+            operations: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            last_call: 0,
+            last_round: 0,
+            now: Instant::default(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened at `now`, which must not go back, and says what to do.
+    #[must_use]
+    pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        self.now = now;
+        // Whatever happens, nothing is done in a term that the clock has ended.
+        self.end_if_due();
+        match event {
+            Event::Stand(candidacy) => self.stand(candidacy),
+            Event::Timing(timing) => self.timing = timing,
+            Event::Up(node) => self.up(node),
+            Event::Down(node) => self.nodes[node].up = false,
+            Event::Listening(node) => self.nodes[node].seen = None,
+            Event::Reply { call, result } => self.reply(call, result),
+            Event::Wake { node, wake } => self.wake(node, wake),
+            Event::Timer(Timer::Renew) => self.renew(),
+            Event::Timer(Timer::Repeat) => self.repeat(),
+            Event::Timer(Timer::Look) => self.backs_off = false,
+            Event::Timer(Timer::End) => {}
+            Event::Put { op, token, puts } => self.put(op, token, puts),
+            Event::Finish { op, id, result } => self.finish(op, id, result),
+            Event::Forget { op, token, ids } => self.forget(op, token, ids),
+        }
+        self.end_if_due();
+        self.consider();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// No release is waiting for its answer.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        !self.calls.values().any(|call| matches!(call.purpose, Purpose::Release))
+    }
+
+    /// The highest token that was seen anywhere.
+    #[must_use]
+    pub fn promised(&self) -> u64 {
+        self.promised
+    }
+
+    /// How many nodes are a majority.
+    fn majority(&self) -> usize {
+        self.nodes.len() / 2 + 1
+    }
+
+    /// The moment until which a majority keeps something, when each node keeps it until one of `until`.
+    fn majority_until(&self, until: impl Iterator<Item = Instant>) -> Option<Instant> {
+        let mut until: Vec<_> = until.filter(|until| *until > self.now).collect();
+        until.sort_unstable_by(|a, b| b.cmp(a));
+        until.get(self.majority() - 1).copied()
+    }
+
+    fn send(&mut self, node: NodeId, request: Request, purpose: Purpose) {
+        self.last_call += 1;
+        let timeout = match request.lane() {
+            Lane::Lock => self.timing.node_timeout(),
+            Lane::Ledger => self.timing.ledger_timeout(),
+        };
+        self.calls.insert(self.last_call, Call { node, sent: self.now, purpose });
+        self.actions.push(Action::Send { call: self.last_call, node, request, timeout });
+    }
+
+    fn set_timer(&mut self, timer: Timer, at: Instant, jitter: Duration) {
+        self.actions.push(Action::SetTimer { timer, at, jitter });
+    }
+
+    fn reply(&mut self, id: CallId, result: Result<Reply, ErrorKind>) {
+        let Some(call) = self.calls.remove(&id) else { return };
+        // An answer of a life that is gone counts for nothing, as if none had come (PROTOCOL 9).
+        let reply = result.ok().filter(|reply| self.observe(call.node, id, reply));
+        match call.purpose {
+            Purpose::Grant(token) => self.granted(call.node, call.sent, token, reply),
+            Purpose::Read(round) => self.read(call.node, round, reply),
+            Purpose::WriteBack(round) => self.written_back(call.node, round, reply),
+            Purpose::Renew(token) => self.renewed(call.node, call.sent, token, reply),
+            Purpose::Release | Purpose::Tell => {}
+            Purpose::Operation(op, part) => self.operation_reply(op, part, call.node, reply),
+        }
+    }
+
+    /// Takes in what an answer says about its node; `false` if it comes from a life that is gone.
+    ///
+    /// Run ids have no order, but calls have: of two answers that differ, the one to the later call is the newer life.
+    fn observe(&mut self, id: NodeId, call: CallId, reply: &Reply) -> bool {
+        self.promised = self.promised.max(reply.promised);
+        let node = &mut self.nodes[id];
+        let alive = node.incarnation.as_ref() == Some(&reply.incarnation);
+        if call < node.newest {
+            return alive;
+        }
+        node.newest = call;
+        node.promised = reply.promised;
+        if !alive {
+            let reborn = node.incarnation.replace(reply.incarnation.clone()).is_some();
+            if reborn {
+                self.forsake(id);
+            }
+        }
+        let node = &mut self.nodes[id];
+        node.seen = match &reply.owner {
+            Some((owner, _)) if node.freed.as_ref() == Some(owner) => None,
+            Some((Owner::Agent { agent, .. }, _)) if *agent == self.agent => None,
+            Some((owner, left)) => {
+                // A lock without an end is looked at once a ttl.
+                Some(Lease { owner: owner.clone(), until: self.now + left.unwrap_or(self.timing.ttl) })
+            }
+            None => None,
+        };
+        node.stand = reply.stand.map(|(revision, left)| (revision, self.now + left));
+        true
+    }
+
+    fn wake(&mut self, id: NodeId, wake: Wake) {
+        let node = &mut self.nodes[id];
+        match wake {
+            Wake::Held { owner: Owner::Agent { agent, .. }, .. } if agent == self.agent => {}
+            Wake::Held { owner, ttl } => {
+                if let Owner::Agent { token, .. } = owner {
+                    self.promised = self.promised.max(token);
+                }
+                node.seen = Some(Lease { owner, until: self.now + ttl });
+            }
+            Wake::Free { owner } => {
+                if node.seen.as_ref().is_some_and(|seen| seen.owner == owner) {
+                    node.seen = None;
+                }
+                node.freed = Some(owner);
+            }
+            Wake::Stand { revision, ttl } => node.stand = Some((revision, self.now + ttl)),
+        }
+    }
+}

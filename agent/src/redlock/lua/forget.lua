@@ -1,0 +1,16 @@
+-- As a put (PROTOCOL 3) of nothing. ARGV: 3 token, 4 seq, then ids.
+if promised ~= tonumber(ARGV[3]) then
+    return answer(false)
+end
+local token, seq = promised, tonumber(ARGV[4])
+for i = 5, #ARGV do
+    local stored = redis.call('HGET', KEYS[3], ARGV[i])
+    if stored then
+        local known = cjson.decode(stored)
+        local newest = tonumber(known.t)
+        if newest < token or (newest == token and tonumber(known.s) <= seq) then
+            redis.call('HDEL', KEYS[3], ARGV[i])
+        end
+    end
+end
+return answer(true)

@@ -1,0 +1,39 @@
+-- PROTOCOL 3 to 5. ARGV: 3 token, then for each record: id, whether it is a claim, seq, nonce, the record.
+-- Answers for each: 1 stored, 0 something newer is there, or, for a refused claim, the record with the done result.
+if promised ~= tonumber(ARGV[3]) then
+    return answer(false)
+end
+local token = tonumber(ARGV[3])
+
+local function put(id, claim, seq, nonce, record)
+    local stored = redis.call('HGET', KEYS[3], id)
+    if stored then
+        local known = cjson.decode(stored)
+        if claim then
+            for of, result in pairs(known.r) do
+                if of ~= nonce and string.sub(result, 1, 1) == '1' then
+                    return stored
+                end
+            end
+        end
+        local newest = tonumber(known.t)
+        if newest > token or (newest == token and tonumber(known.s) > seq) then
+            return 0
+        end
+        if next(known.r) then
+            local new = cjson.decode(record)
+            for of, result in pairs(known.r) do
+                new.r[of] = result
+            end
+            record = cjson.encode(new)
+        end
+    end
+    redis.call('HSET', KEYS[3], id, record)
+    return 1
+end
+
+local verdicts = {}
+for i = 4, #ARGV, 5 do
+    verdicts[#verdicts + 1] = put(ARGV[i], ARGV[i + 1] == '1', tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4])
+end
+return answer(true, verdicts)

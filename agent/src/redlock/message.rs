@@ -1,0 +1,212 @@
+//! What the core says to a node, and what the node answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::record::{Record, RunResult};
+use super::{AgentId, Owner};
+
+/// One life of a node's memory: every answer names it, and answers of a life that is gone never count (PROTOCOL 9).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Incarnation {
+    /// Run id of the server process.
+    pub run: Arc<str>,
+    /// Mark of the moment the memory was begun or seeded.
+    pub mark: Arc<str>,
+}
+
+/// A command to one node.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Lock and promise (PROTOCOL 1).
+    Grant {
+        /// To promise; must be higher than every promise before.
+        token: u64,
+        /// Who asks, for which revision.
+        agent: AgentId,
+        /// Refused while a newer one stands.
+        revision: u64,
+        /// Of the lock.
+        ttl: Duration,
+    },
+    /// All records, fenced by the promise (PROTOCOL 2).
+    Read {
+        /// Must be what the node promised.
+        token: u64,
+    },
+    /// Records to store (PROTOCOL 3 to 5).
+    Put {
+        /// Must be what the node promised.
+        token: u64,
+        /// What to store.
+        entries: Arc<[Entry]>,
+    },
+    /// A longer life for the lock (PROTOCOL 1).
+    Renew {
+        /// Must be what the node promised.
+        token: u64,
+        /// Whose lock.
+        owner: Owner,
+        /// Of the lock, from now.
+        ttl: Duration,
+    },
+    /// Deletes the lock if it is still this owner's.
+    Release {
+        /// Whose lock.
+        owner: Owner,
+        /// Whether those who wait are told.
+        publish: bool,
+    },
+    /// Leaves a mark that a candidate of this revision stands.
+    Stand {
+        /// Of the candidate.
+        revision: u64,
+        /// Life of the mark.
+        ttl: Duration,
+    },
+    /// Records a result by its nonce (PROTOCOL 6).
+    Finish {
+        /// Which run.
+        id: Arc<str>,
+        /// How the attempt ended.
+        result: Arc<RunResult>,
+    },
+    /// Removes records (PROTOCOL 3).
+    Forget {
+        /// Must be what the node promised.
+        token: u64,
+        /// Records written later stay.
+        seq: u64,
+        /// Which.
+        ids: Arc<[String]>,
+    },
+}
+
+/// One record of a [`Request::Put`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// What to store.
+    pub record: Arc<Record>,
+    /// It starts an attempt, and so is refused where another attempt is done (PROTOCOL 5).
+    pub claim: bool,
+}
+
+/// Which of a node's connections carries a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// The lock: short commands that nothing may delay.
+    Lock,
+    /// Records, possibly many.
+    Ledger,
+}
+
+impl Request {
+    /// The connection it goes by.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Grant { .. } | Self::Renew { .. } | Self::Release { .. } | Self::Stand { .. } => Lane::Lock,
+            Self::Read { .. } | Self::Put { .. } | Self::Finish { .. } | Self::Forget { .. } => Lane::Ledger,
+        }
+    }
+}
+
+/// What a node answers to any [`Request`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// Of the memory that answered.
+    pub incarnation: Incarnation,
+    /// The highest token it has promised.
+    pub promised: u64,
+    /// Whose lock it holds now, and for how long; without an end for a foreign lock that has none.
+    pub owner: Option<(Owner, Option<Duration>)>,
+    /// The newest revision that stands, and for how long the mark lives.
+    pub stand: Option<(u64, Duration)>,
+    /// Its wall clock, in microseconds since 1970.
+    pub time: u64,
+    /// It did what it was asked.
+    pub accepted: bool,
+    /// What was asked for.
+    pub body: Body,
+}
+
+/// The part of a reply that depends on the request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// To a [`Request::Read`].
+    Records(Vec<Record>),
+    /// To a [`Request::Put`], in its order.
+    Verdicts(Vec<Verdict>),
+}
+
+/// What a node did with one record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Stored, or it was there already.
+    Stored,
+    /// A later write is there (PROTOCOL 3).
+    Overtaken,
+    /// The claim is refused; this record has a done result of another attempt (PROTOCOL 5).
+    Done(Record),
+}
+
+/// A message on the wake channel of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// A leader renewed its lock. It spares those who wait every question.
+    Held {
+        /// Whose lock.
+        owner: Owner,
+        /// Its life from now.
+        ttl: Duration,
+    },
+    /// A lock was given back.
+    Free {
+        /// Whose it was.
+        owner: Owner,
+    },
+    /// A candidate of a revision stands that is newer than the leader's.
+    Stand {
+        /// Which.
+        revision: u64,
+        /// Life of its mark from now.
+        ttl: Duration,
+    },
+}
+
+impl Wake {
+    /// Reads a message; `None` for one of another version.
+    #[must_use]
+    pub fn parse(message: &str) -> Option<Self> {
+        let (kind, rest) = message.split_once(' ')?;
+        if kind == "free" {
+            return Some(Self::Free { owner: Owner::parse(rest) });
+        }
+        let (ttl, rest) = rest.split_once(' ')?;
+        let ttl = Duration::from_millis(ttl.parse().ok()?);
+        match kind {
+            "held" => Some(Self::Held { owner: Owner::parse(rest), ttl }),
+            "stand" => Some(Self::Stand { revision: rest.parse().ok()?, ttl }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wake_messages_are_read() {
+        let owner = Owner::parse("a/b/1:2");
+        let ttl = Duration::from_millis(1500);
+        assert_eq!(Wake::parse("held 1500 a/b/1:2"), Some(Wake::Held { owner: owner.clone(), ttl }));
+        assert_eq!(Wake::parse("free a/b/1:2"), Some(Wake::Free { owner }));
+        assert_eq!(Wake::parse("stand 1500 4"), Some(Wake::Stand { revision: 4, ttl }));
+        for other in ["", "free", "held x a", "stand 1 x", "else 1 2"] {
+            assert_eq!(Wake::parse(other), None, "{other}");
+        }
+    }
+}
