@@ -227,11 +227,24 @@ impl Cluster {
     /// # Panics
     /// There is no node, or it does not take them.
     pub async fn import_image(&self, tar: &Path) {
+        self.ctr(&["images", "import", &tar.to_string_lossy()]).await;
+    }
+
+    /// Gives an image of the node one more name.
+    ///
+    /// # Panics
+    /// There is no such image.
+    pub async fn tag_image(&self, image: &str, name: &str) {
+        self.ctr(&["images", "tag", "--force", image, name]).await;
+    }
+
+    /// Runs the client of the node's containerd.
+    async fn ctr(&self, args: &[&str]) {
         let Some(socket) = &self.info.containerd else {
             panic!("a control plane has no node to put images on");
         };
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "import"]).arg(tar);
+        command.arg("--address").arg(socket).args(["--namespace", "k8s.io"]).args(args);
         match output(command, "").await {
             Ok(output) => drop(output.success()),
             Err(error) => panic!("ctr: {error}"),

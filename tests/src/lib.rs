@@ -3,6 +3,7 @@
 //! Everything that is started here ends with whoever started it, also when that is killed: see [`process`] and
 //! [`supervisor`].
 
+pub mod certs;
 pub mod cluster;
 pub mod forward;
 pub mod images;
@@ -10,6 +11,7 @@ pub mod oci;
 pub mod process;
 pub mod redis;
 pub mod skip;
+pub mod stage;
 pub mod supervisor;
 pub mod tools;
 pub mod wait;

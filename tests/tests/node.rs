@@ -1,0 +1,357 @@
+//! The whole product on a real node: the operator installed by its chart, an app in pods, its agents beside it, real
+//! Redis servers. Each test has a namespace of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use cabloy_tests::{
+    require_node,
+    stage::{Call, OPERATOR, POD, SERVERS, Stage, shop_manifest},
+    wait::until,
+};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
+use kube::{Api, ResourceExt, api::ListParams};
+use serde_json::{Value, json};
+
+/// A schedule that ticks each second.
+fn ticking() -> Value {
+    json!([{"name": "tick", "every": "1s", "target": {"http": {"path": "/tick"}}}])
+}
+
+/// The ticks of the path, how often each was begun.
+fn ticks(calls: &[Call], path: &str) -> BTreeMap<String, usize> {
+    let mut ticks = BTreeMap::new();
+    for call in calls.iter().filter(|call| call.path == path && call.event == "start") {
+        *ticks.entry(call.tick.clone().unwrap_or_default()).or_default() += 1;
+    }
+    ticks
+}
+
+/// Each second between the first and the last tick was begun once.
+fn assert_each_second_once(ticks: &BTreeMap<String, usize>) {
+    let doubled: Vec<_> = ticks.iter().filter(|(_, count)| **count != 1).collect();
+    assert!(doubled.is_empty(), "doubled: {doubled:?}");
+    let seconds: Vec<i64> = ticks
+        .keys()
+        .map(|tick| tick.parse::<k8s_openapi::jiff::Timestamp>().unwrap_or_else(|e| panic!("{tick}: {e}")).as_second())
+        .collect();
+    let missed: Vec<_> = seconds.windows(2).filter(|pair| pair[1] - pair[0] != 1).collect();
+    assert!(missed.is_empty(), "missed ticks between {missed:?} of {seconds:?}");
+}
+
+/// Waits for so many more ticks of a path than there are.
+async fn more_ticks(stage: &Stage, path: &str, count: usize) {
+    let seen = ticks(&stage.calls().await, path).len();
+    until(&format!("{count} more ticks"), Duration::from_secs(60), async || {
+        let now = ticks(&stage.calls().await, path).len();
+        (now >= seen + count).then_some(()).ok_or_else(|| format!("{} of them", now - seen))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_resource_becomes_roles_agents_one_leader_and_ticks() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "main", &[&SERVERS[..], &["redis-other"]].concat()).await;
+    stage.app(3, "1").await;
+    stage.rolled_out("deployment/shop-web").await;
+    stage.apply(&shop_manifest(&json!({"schedules": ticking()}))).await;
+
+    stage.condition("Ready", "True", "", POD).await;
+    let (leader, token) = stage.leader(OPERATOR).await;
+    until("the leader in the status", OPERATOR, async || {
+        let seen = stage.shop().await.status.unwrap_or_default().leader;
+        (seen.as_ref().is_some_and(|l| l.pod == leader && l.token == i64::try_from(token).unwrap()))
+            .then_some(())
+            .ok_or_else(|| format!("{seen:?}"))
+    })
+    .await;
+    more_ticks(&stage, "/tick", 5).await;
+    let calls = stage.calls().await;
+    assert_each_second_once(&ticks(&calls, "/tick"));
+    assert!(calls.iter().all(|call| call.host.as_deref() == Some("127.0.0.1:7002")), "{calls:?}");
+    assert!(calls.iter().all(|call| call.pod == leader && call.token == Some(token)), "only the leader calls");
+    assert!(calls.iter().all(|call| call.key == Some(format!(
+        "\"{}/shop/tick@{}\"", stage.namespace, call.tick.clone().unwrap()
+    ))), "{:?}", calls.first());
+}
+
+#[tokio::test]
+async fn an_edited_role_reaches_agents_at_once_and_rolls_only_what_must() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "edit", &[&SERVERS[..], &["redis-other"]].concat()).await;
+    stage.app(2, "1").await;
+    stage.apply(&shop_manifest(&json!({"schedules": ticking()}))).await;
+    stage.condition("Ready", "True", "", POD).await;
+
+    let maps = Api::<ConfigMap>::namespaced(stage.client.clone(), &stage.namespace);
+    let versions = async || -> BTreeMap<String, Option<String>> {
+        let list = maps.list(&ListParams::default().labels("cabloy.io/cluster=shop")).await.unwrap();
+        list.items.iter().map(|map| (map.name_any(), map.resource_version())).collect()
+    };
+    let deployments = Api::<Deployment>::namespaced(stage.client.clone(), &stage.namespace);
+    let boot = async || {
+        let template = deployments.get("shop-web").await.unwrap().spec.unwrap().template;
+        template.metadata.unwrap().annotations.unwrap()["cabloy.io/boot"].clone()
+    };
+    let (before, old_boot) = (versions().await, boot().await);
+
+    // A role that the app reads at boot.
+    let edited = Instant::now();
+    stage.kubectl(&["patch", "cabloycluster", "shop", "--type=merge", "--patch",
+        r#"{"spec":{"redis":{"roles":{"cache":{"host":"redis-other"}}}}}"#]).await;
+    until("the role at the agents", Duration::from_secs(10), async || {
+        let agents = stage.agents().await;
+        let told: Vec<_> = agents.iter().map(|a| a.config.roles.get("cache").cloned().unwrap_or_default()).collect();
+        (!told.is_empty() && told.iter().any(|e| e.contains(&"redis-other:6379/0".to_owned())))
+            .then_some(()).ok_or_else(|| format!("{told:?}"))
+    })
+    .await;
+    let took = edited.elapsed();
+    assert!(took < Duration::from_secs(3), "an edit took {took:?} to the first agent");
+
+    stage.condition("Ready", "True", "", POD).await;
+    let after = versions().await;
+    let changed: BTreeSet<_> =
+        before.iter().filter(|(name, version)| after.get(*name) != Some(version)).map(|(name, _)| name.as_str()).collect();
+    assert!(changed.contains("shop-redis-cache"), "{changed:?}");
+    for role in ["redlock", "queue"] {
+        assert!(!changed.contains(format!("shop-redis-{role}").as_str()), "role {role} was not edited: {changed:?}");
+    }
+    assert_ne!(boot().await, old_boot, "the pods were rolled onto a new boot configuration");
+
+    // A schedule is the agents' alone: no pod is rolled.
+    let pods: BTreeSet<_> = stage.pods().await.iter().map(ResourceExt::name_any).collect();
+    stage.kubectl(&["patch", "cabloycluster", "shop", "--type=merge", "--patch",
+        r#"{"spec":{"schedules":[{"name":"tock","every":"1s","target":{"http":{"path":"/tock"}}}]}}"#]).await;
+    more_ticks(&stage, "/tock", 2).await;
+    assert_eq!(stage.pods().await.iter().map(ResourceExt::name_any).collect::<BTreeSet<_>>(), pods);
+}
+
+#[tokio::test]
+async fn a_rolling_update_of_the_app_misses_and_doubles_no_tick() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "rolling", &SERVERS).await;
+    stage.app(3, "1").await;
+    stage.apply(&shop_manifest(&json!({"schedules": ticking()}))).await;
+    stage.condition("Ready", "True", "", POD).await;
+    more_ticks(&stage, "/tick", 3).await;
+    for version in ["2", "3"] {
+        stage.app(3, version).await;
+        stage.rolled_out("deployment/shop-web").await;
+        more_ticks(&stage, "/tick", 3).await;
+    }
+    stage.kubectl(&["rollout", "restart", "deployment/shop-web"]).await;
+    stage.rolled_out("deployment/shop-web").await;
+    more_ticks(&stage, "/tick", 3).await;
+
+    let calls = stage.calls().await;
+    assert_each_second_once(&ticks(&calls, "/tick"));
+    let tokens: Vec<_> = calls.iter().filter(|c| c.event == "start").map(|c| (c.token, c.pod.clone())).collect();
+    assert!(tokens.is_sorted_by_key(|(token, _)| *token), "tokens never fall: {tokens:?}");
+    let versions: BTreeSet<_> = calls.iter().map(|call| call.version.as_str()).collect();
+    assert_eq!(versions, BTreeSet::from(["1", "2", "3"]), "each version of the app led");
+}
+
+#[tokio::test]
+async fn a_killed_leader_is_followed_within_the_ttl_and_a_drained_one_at_once() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "leader", &SERVERS).await;
+    stage.app(3, "1").await;
+    stage.apply(&shop_manifest(&json!({"schedules": ticking()}))).await;
+    stage.condition("Ready", "True", "", POD).await;
+    let (first, token) = stage.leader(OPERATOR).await;
+    more_ticks(&stage, "/tick", 2).await;
+
+    stage.kill(&first).await;
+    let at = k8s_openapi::jiff::Timestamp::now();
+    let second = until("another leader", Duration::from_secs(20), async || {
+        let agents = stage.agents().await;
+        let next = agents.iter().find(|a| {
+            a.pod != first && a.election.as_ref().is_some_and(|e| e.leading && e.token > Some(token))
+        });
+        next.map(|a| (a.pod.clone(), a.election.clone().and_then(|e| e.since)))
+    })
+    .await;
+    let gap = second.1.unwrap().duration_since(at);
+    assert!(gap.as_millis() < 3_100, "the ttl is 3 s, and the next led after {gap:?}");
+    more_ticks(&stage, "/tick", 3).await;
+
+    // Orderly: kubelet calls the agent's preStop, which resigns long before the app has ended.
+    let (second, token) = stage.leader(OPERATOR).await;
+    let at = k8s_openapi::jiff::Timestamp::now();
+    stage.kubectl(&["delete", "pod", &second, "--wait=false"]).await;
+    let since = until("the next leader", Duration::from_secs(20), async || {
+        stage.agents().await.into_iter().find_map(|a| {
+            a.election.filter(|e| a.pod != second && e.leading && e.token > Some(token)).and_then(|e| e.since)
+        })
+    })
+    .await;
+    let gap = since.duration_since(at);
+    assert!(gap.as_millis() < 1_500, "kubectl, kubelet and the hand-over together took {gap:?}");
+    more_ticks(&stage, "/tick", 3).await;
+    assert_each_second_once(&ticks(&stage.calls().await, "/tick"));
+}
+
+#[tokio::test]
+async fn one_lost_redis_changes_nothing_and_two_stop_the_schedules_but_no_pod() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "losses", &SERVERS).await;
+    stage.app(3, "1").await;
+    stage.apply(&shop_manifest(&json!({"schedules": ticking()}))).await;
+    stage.condition("Ready", "True", "", POD).await;
+    let (leader, token) = stage.leader(OPERATOR).await;
+
+    stage.kubectl(&["scale", "deployment/lock-a", "--replicas=0"]).await;
+    more_ticks(&stage, "/tick", 5).await;
+    assert_eq!(stage.leader(OPERATOR).await, (leader, token), "one of three changes nothing");
+    let message = stage.condition("RedisReachable", "False", "", OPERATOR).await;
+    assert!(message.contains("lock-a"), "{message}");
+
+    stage.kubectl(&["scale", "deployment/lock-b", "--replicas=0"]).await;
+    until("nobody to lead", Duration::from_secs(20), async || {
+        let agents = stage.agents().await;
+        agents.len() == 3 && agents.iter().all(|a| a.election.as_ref().is_some_and(|e| !e.leading))
+    })
+    .await;
+    let stopped = stage.calls().await.len();
+    stage.condition("LeaderElected", "False", "", OPERATOR).await;
+    assert_eq!(stage.calls().await.len(), stopped, "nobody leads, nobody runs");
+    for pod in stage.pods().await {
+        let ready = pod.status.unwrap().conditions.unwrap().iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        assert!(ready, "a Redis outage takes no pod out of service");
+    }
+
+    stage.kubectl(&["scale", "deployment/lock-a", "deployment/lock-b", "--replicas=1"]).await;
+    let (_, later) = stage.leader(POD).await;
+    assert!(later > token, "{later} after {token}");
+    more_ticks(&stage, "/tick", 3).await;
+    stage.condition("Ready", "True", "", POD).await;
+    assert!(ticks(&stage.calls().await, "/tick").values().all(|count| *count == 1), "no tick is doubled");
+}
+
+#[tokio::test]
+async fn a_startup_task_runs_once_a_revision_and_only_on_its_own_code() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "startup", &SERVERS).await;
+    stage.app(3, "1").await;
+    let startups = json!([{"name": "migrate", "target": {"http": {"path": "/migrate"}}}]);
+    stage.apply(&shop_manifest(&json!({"startups": startups}))).await;
+    stage.condition("Ready", "True", "", POD).await;
+    stage.app(3, "2").await;
+    stage.rolled_out("deployment/shop-web").await;
+    // The same code again: nothing to do. And back to the first: that was done.
+    stage.kubectl(&["rollout", "restart", "deployment/shop-web"]).await;
+    stage.rolled_out("deployment/shop-web").await;
+    stage.app(3, "1").await;
+    stage.rolled_out("deployment/shop-web").await;
+
+    let calls = stage.calls().await;
+    let done: Vec<_> = calls.iter().filter(|c| c.path == "/migrate").map(|c| (c.event.as_str(), c.version.as_str())).collect();
+    assert_eq!(done, [("start", "1"), ("end", "1"), ("start", "2"), ("end", "2")], "once for each, each on its own code");
+    let states = stage.shop().await.status.unwrap().startups;
+    assert!(states.iter().any(|s| s.name == "migrate" && s.state == "Done"), "{states:?}");
+}
+
+#[tokio::test]
+async fn a_startup_task_that_dies_halfway_is_handed_over_and_pods_wait_for_it() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "halfway", &SERVERS).await;
+    stage.app(3, "1").await;
+    // The first attempt takes the app down with it.
+    let startups = json!([{"name": "migrate", "timeout": "3s", "retry": {"limit": 3, "initialDelay": "1s"},
+        "target": {"http": {"path": "/migrate?die=1"}}}]);
+    stage.apply(&shop_manifest(&json!({"startups": startups}))).await;
+    stage.condition("Ready", "True", "", POD).await;
+    let calls = stage.calls().await;
+    let starts: Vec<_> = calls.iter().filter(|c| c.event == "start").map(|c| c.attempt.unwrap()).collect();
+    assert_eq!(starts, [1, 2], "{calls:?}");
+    assert_eq!(calls.iter().filter(|c| c.event == "end").count(), 1);
+    assert_eq!(calls[0].key, calls[1].key, "one run, one key");
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_a_condition_and_heals_when_mended() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "wrong", &SERVERS).await;
+    stage.redis("lock-p", r#"["--requirepass", "right"]"#).await;
+    stage.app(2, "1").await;
+
+    // A Secret that is not there, and then one with a wrong password.
+    let redis = json!({
+        "connections": {"lock-p": {"host": "lock-p", "passwordSecretRef": {"name": "lock-p", "key": "password"}}},
+        "roles": {"redlock": {"connections": ["lock-p"]}}
+    });
+    stage.apply(&shop_manifest(&json!({"redis": redis, "schedules": ticking()}))).await;
+    let message = stage.condition("CredentialsAvailable", "False", "MissingSecret", POD).await;
+    assert!(message.contains("lock-p") && message.contains("password"), "{message}");
+    stage.kubectl(&["create", "secret", "generic", "lock-p", "--from-literal=password=wrong"]).await;
+    let message = stage.condition("RedisReachable", "False", "WrongPassword", POD).await;
+    assert!(message.contains("lock-p:6379") && !message.contains("wrong"), "{message}");
+    stage.apply(r#"{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lock-p"}, "stringData": {"password": "right"}}"#).await;
+    stage.condition("Ready", "True", "", POD).await;
+    more_ticks(&stage, "/tick", 2).await;
+
+    // A Redis that is not there.
+    stage.kubectl(&["scale", "deployment/lock-p", "--replicas=0"]).await;
+    let message = stage.condition("RedisReachable", "False", "", POD).await;
+    assert!(message.contains("lock-p:6379"), "{message}");
+    stage.kubectl(&["scale", "deployment/lock-p", "--replicas=1"]).await;
+    stage.condition("Ready", "True", "", POD).await;
+
+    // No value of a Secret is anywhere but in the Secret.
+    let everything = stage.kubectl(&["get", "configmaps,pods,deployments,events,cabloyclusters", "--output=yaml"]).await;
+    assert!(!everything.contains("right"), "a password shows");
+}
+
+#[tokio::test]
+async fn a_deleted_resource_leaves_the_workload_as_the_user_wrote_it_and_strands_no_pod() {
+    let cluster = require_node!();
+    for cascade in ["background", "foreground"] {
+        let stage = Stage::new(cluster, cascade, &SERVERS).await;
+        stage.app(2, "1").await;
+        stage.rolled_out("deployment/shop-web").await;
+        let deployments = Api::<Deployment>::namespaced(stage.client.clone(), &stage.namespace);
+        let written = deployments.get("shop-web").await.unwrap().spec.unwrap();
+        stage.apply(&shop_manifest(&json!({"schedules": ticking()}))).await;
+        stage.condition("Ready", "True", "", POD).await;
+        assert_ne!(deployments.get("shop-web").await.unwrap().spec.unwrap(), written);
+
+        stage.kubectl(&["delete", "cabloycluster", "shop", &format!("--cascade={cascade}"), "--timeout=120s"]).await;
+        assert_eq!(deployments.get("shop-web").await.unwrap().spec.unwrap(), written);
+        stage.rolled_out("deployment/shop-web").await;
+        until("pods without an agent only", POD, async || {
+            let pods = stage.pods().await;
+            pods.len() == 2 && pods.iter().all(|pod| {
+                pod.spec.as_ref().is_some_and(|spec| spec.init_containers.as_ref().is_none_or(Vec::is_empty))
+            })
+        })
+        .await;
+        let left = stage.kubectl(&["get", "configmaps", "--selector=cabloy.io/cluster=shop", "--output=name"]).await;
+        assert_eq!(left, "", "our ConfigMaps go with the resource");
+    }
+}
+
+#[tokio::test]
+async fn a_job_with_the_agent_completes() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "job", &SERVERS).await;
+    stage.app(1, "1").await;
+    stage.apply(&shop_manifest(&json!({"schedules": ticking()}))).await;
+    stage.condition("Ready", "True", "", POD).await;
+    // The pod of a Job gets the agent as the pods of the Deployment have it.
+    let template = stage.kubectl(&["get", "deployment", "shop-web", "--output=json"]).await;
+    let template: Value = serde_json::from_str(&template).unwrap();
+    let mut pod = template["spec"]["template"]["spec"].clone();
+    pod["restartPolicy"] = json!("Never");
+    pod["containers"][0]["command"] = json!(["sleep", "3"]);
+    pod["containers"][0].as_object_mut().unwrap().remove("readinessProbe");
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"},
+        "spec": {"template": {"metadata": {"labels": {"app": "once"}}, "spec": pod}}});
+    stage.apply(&job.to_string()).await;
+    stage.kubectl(&["wait", "--for=condition=Complete", "job/once", "--timeout=60s"]).await;
+    let (leader, _) = stage.leader(OPERATOR).await;
+    assert!(leader.starts_with("shop-web-"), "a Job's pod does not stand: {leader}");
+}
