@@ -9,12 +9,12 @@ import (
 	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
-	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/template"
 )
 
 func init() {
-	// The order in which the plugins see a query.
-	dnsserver.Directives = []string{"bind", "ready", "errors", "cache", "kubernetes"}
+	// The order in which the plugins see a query: what is not of the cluster gets to the last.
+	dnsserver.Directives = []string{"bind", "errors", "cache", "kubernetes", "template"}
 }
 
 func main() { coremain.Run() }

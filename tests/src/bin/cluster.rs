@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Task::Down { dir } => supervisor::down(&dir),
         Task::Sweep => supervisor::sweep_all(),
         Task::Build => Tools::build().map(|tools| println!("{}", tools.kube.display())),
-        Task::Doctor => supervisor::check_node().map_err(Into::into),
+        Task::Doctor => supervisor::check_node().map(|()| println!("a node can run here")).map_err(Into::into),
         Task::Relay { to } => run(forward::relay(to)),
     };
     match outcome {

@@ -4,9 +4,9 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::certs::{Authority, Identity, signing_keys};
 use super::kubeconfig;
 use super::place::Place;
+use crate::certs::{Authority, Identity, signing_keys};
 use crate::process::Process;
 use crate::redis::free_port;
 use crate::tools::Tools;
@@ -130,7 +130,9 @@ impl<'a> ControlPlane<'a> {
             .arg("--service-account-private-key-file")
             .arg(self.pki("service-account.key"))
             .args(["--use-service-account-credentials=true", "--leader-elect=false"])
-            .arg("--secure-port=0");
+            .arg("--secure-port=0")
+            // Each controller asks for a token of its own; the usual limit makes that half of the start.
+            .args(["--kube-api-qps=500", "--kube-api-burst=1000"]);
         let controllers = self.spawn("kube-controller-manager", command)?;
 
         let config = self.component("kube-scheduler", "system:kube-scheduler", None)?;

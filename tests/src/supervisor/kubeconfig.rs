@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use k8s_openapi::ByteString;
 use serde_json::json;
 
-use super::certs::Identity;
+use crate::certs::Identity;
 
 /// Writes the kubeconfig of a user who reaches the API server at an address.
 pub fn write(path: &Path, server: SocketAddr, authority: &str, user: &Identity) -> anyhow::Result<()> {

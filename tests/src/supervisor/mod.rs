@@ -4,7 +4,6 @@
 //! goes. When the supervisor itself is killed, the kernel kills what it started (see [`crate::process`]), and the next
 //! supervisor sweeps up the files and control groups that are left.
 
-mod certs;
 mod cgroup;
 mod control_plane;
 mod kubeconfig;

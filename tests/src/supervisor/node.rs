@@ -329,7 +329,7 @@ disabled_plugins = [
     }
 
     fn corefile(&self) -> anyhow::Result<String> {
-        // Any identity that may list Services and EndpointSlices; that of a dashboard would do.
+        // There is no other network that a name could be of, and "it does not exist" is a quicker answer than a failure.
         let identity = self.control.component("coredns", "coredns", Some("system:masters"))?;
         Ok(format!(
             ".:53 {{
@@ -339,6 +339,9 @@ disabled_plugins = [
     kubernetes cluster.local in-addr.arpa {{
         kubeconfig {}
         ttl 5
+    }}
+    template ANY ANY . {{
+        rcode NXDOMAIN
     }}
 }}
 ",

@@ -1,11 +1,11 @@
-//! The certificates of one cluster, all signed by an authority of its own.
+//! Certificates for the servers of tests, all signed by an authority of their own.
 
 use anyhow::Context as _;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
-/// What signs; its key never leaves the supervisor.
+/// What signs; its key is nowhere but in memory.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its certificate.
@@ -21,6 +21,10 @@ pub struct Identity {
 }
 
 impl Authority {
+    /// A new one.
+    ///
+    /// # Errors
+    /// The machine gives no random numbers; so for all here.
     pub fn new() -> anyhow::Result<Self> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
@@ -32,13 +36,19 @@ impl Authority {
     }
 
     /// For a server that is known by these names and addresses.
+    ///
+    /// # Errors
+    /// One of them can be neither.
     pub fn server(&self, names: &[&str]) -> anyhow::Result<Identity> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let params = CertificateParams::new(names).context("names of a server")?;
         self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// For a user of the API, or a member of its groups.
+    /// For a client: a user of the Kubernetes API, or a member of its groups.
+    ///
+    /// # Errors
+    /// A name cannot be in a certificate.
     pub fn client(&self, user: &str, group: Option<&str>) -> anyhow::Result<Identity> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
@@ -58,6 +68,9 @@ impl Authority {
 }
 
 /// A private key to sign service account tokens with, and the public one to verify them.
+///
+/// # Errors
+/// The machine gives no random numbers.
 pub fn signing_keys() -> anyhow::Result<(String, String)> {
     let key = KeyPair::generate()?;
     Ok((key.serialize_pem(), key.public_key_pem()))
