@@ -1,4 +1,5 @@
 //! The Helm chart: what it renders, what it refuses, and its life on a real API server.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 use std::fs;
 use std::path::PathBuf;
