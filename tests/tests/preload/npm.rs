@@ -22,9 +22,10 @@ pub fn modules() -> &'static Path {
 /// A folder is named by what is in it, filled aside and then renamed: it is there in full or not at all.
 fn install() -> anyhow::Result<PathBuf> {
     let lock = fs::read(fixture().join("package-lock.json"))?;
-    let hash: String = Sha256::digest(&lock).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = Sha256::digest(&lock);
+    let hash = hash.iter().take(8).fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
     let cache = cache()?;
-    let folder = cache.join(format!("preload-{hash}"));
+    let folder = cache.join(format!("preload-{hash:016x}"));
     if !folder.exists() {
         fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
         let turn = File::create(cache.join("preload.lock"))?;
