@@ -103,6 +103,31 @@ impl Cluster {
         Ok(Self { info: serde_json::from_str(&line)?, supervisor, process: Some(process), _dir: Some(dir) })
     }
 
+    /// Starts a cluster that stays until [`Cluster::stop`], also when this process has ended.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_detached(shape: Shape, dir: &Path) -> anyhow::Result<Self> {
+        let shape = serde_json::to_value(shape)?;
+        let up = Command::new(supervisor()?)
+            .args(["up", "--detach", "--shape", shape.as_str().unwrap_or_default(), "--dir"])
+            .arg(dir)
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(up.success(), "the supervisor gave up; it says why above");
+        Self::attach(dir)
+    }
+
+    /// Takes the cluster down, and returns when nothing is left of it.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub fn stop(&self) -> anyhow::Result<()> {
+        let down = Command::new(&self.supervisor).args(["down", "--dir"]).arg(&self.info.dir).status()?;
+        ensure!(down.success(), "not all of the cluster in {} could be taken down", self.info.dir.display());
+        Ok(())
+    }
+
     /// One that is there already.
     fn attach(dir: &Path) -> anyhow::Result<Self> {
         let text = fs::read(dir.join("cluster.json"))?;
@@ -285,6 +310,14 @@ impl Drop for Cluster {
 /// The name of a namespace made for a test.
 #[derive(Debug, Clone)]
 pub struct Namespace(String);
+
+impl Namespace {
+    /// One that is there.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
 
 impl Deref for Namespace {
     type Target = str;

@@ -123,6 +123,16 @@ impl Stage {
         stage
     }
 
+    /// A namespace that is there.
+    pub async fn at(cluster: &'static Cluster, namespace: &str) -> Self {
+        Self {
+            cluster,
+            client: cluster.client().await,
+            namespace: Namespace::of(namespace),
+            forwards: Mutex::default(),
+        }
+    }
+
     /// Runs kubectl in the namespace; returns its output.
     ///
     /// # Panics
