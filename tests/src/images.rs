@@ -39,7 +39,8 @@ const PASSWD: &str =
 /// The Redis image's `redis-server`: the public image's build has protected mode off, Debian's has it on.
 const REDIS_SERVER: &str = r#"#!/bin/sh
 case "$1" in
-  *.conf) config=$1; shift ;;
+  -h|--help|-v|--version|--test-memory|--check-system) exec /usr/bin/redis-server "$@" ;;
+  -|*.conf) config=$1; shift ;;
 esac
 exec /usr/bin/redis-server ${config:+"$config"} --protected-mode no "$@"
 "#;
@@ -111,7 +112,7 @@ pub fn build() -> Result<Images> {
 /// When the image can neither be pulled nor be made, as without `redis-server` on this machine.
 pub fn redis() -> Result<PathBuf> {
     let server = program("redis-server")?;
-    let mut key = Key::of("redis 2");
+    let mut key = Key::of("redis 3");
     key.file_identity(&server)?;
     let store = Store::open()?;
     let dir = store.kept("redis", &key, |store, dir| {
