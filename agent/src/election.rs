@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant as Wakeup, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::clock::{Clock as _, Instant, SystemClock};
-use crate::ledger::{FinishError, Ledger, Put, PutError, Record, RunResult};
+use crate::ledger::{FinishError, Ledger, Put, PutError, ReadError, Record, RunResult};
 use crate::redlock::core::{Action, Config, Core, Event, News, OpId, Timer};
 use crate::redlock::node::{Command, Node};
 pub use crate::redlock::node::NodeError;
@@ -212,6 +212,12 @@ impl Elector {
         self.ask(Ask::Reconfigure(masters, timing));
     }
 
+    /// A higher token was seen elsewhere (the app's 412, the operator's mirror): a leader below it resigns, and every
+    /// later token is higher. One that is more than 2^32 ahead is not believed.
+    pub fn raise(&self, token: u64) {
+        self.ask(Ask::Raise(token));
+    }
+
     /// As it is now.
     #[must_use]
     pub fn status(&self) -> ElectionStatus {
@@ -262,6 +268,8 @@ pub(crate) enum Ask {
     Reconfigure(Masters, Timing),
     Put { token: u64, puts: Vec<Put>, done: oneshot::Sender<Vec<Result<(), PutError>>> },
     Finish { id: String, result: RunResult, done: oneshot::Sender<Result<(), FinishError>> },
+    Raise(u64),
+    Look { ids: Vec<String>, done: oneshot::Sender<Result<Vec<Record>, ReadError>> },
     Forget { token: u64, ids: Vec<String>, done: oneshot::Sender<Result<(), PutError>> },
 }
 
@@ -269,6 +277,7 @@ pub(crate) enum Ask {
 enum Waiter {
     Put(oneshot::Sender<Vec<Result<(), PutError>>>),
     Finish(oneshot::Sender<Result<(), FinishError>>),
+    Look(oneshot::Sender<Result<Vec<Record>, ReadError>>),
     Forget(oneshot::Sender<Result<(), PutError>>),
 }
 
@@ -395,6 +404,16 @@ impl Driver {
                 let op = self.wait(Waiter::Finish(done));
                 self.step(Event::Finish { op, id, result });
             }
+            Ask::Raise(token) => {
+                self.step(Event::Raise(token));
+                if self.set.core.promised() < token {
+                    warn!(token, "a token seen elsewhere is too far ahead of ours to be believed");
+                }
+            }
+            Ask::Look { ids, done } => {
+                let op = self.wait(Waiter::Look(done));
+                self.step(Event::Look { op, ids });
+            }
             Ask::Forget { token, ids, done } => {
                 let op = self.wait(Waiter::Forget(done));
                 self.step(Event::Forget { op, token, ids });
@@ -447,6 +466,11 @@ impl Driver {
                 }
                 Action::Finish { op, result } => {
                     if let Some(Waiter::Finish(done)) = self.waiting.remove(&op) {
+                        _ = done.send(result);
+                    }
+                }
+                Action::Look { op, result } => {
+                    if let Some(Waiter::Look(done)) = self.waiting.remove(&op) {
                         _ = done.send(result);
                     }
                 }

@@ -63,6 +63,17 @@ pub enum ReadError {
     Ended,
 }
 
+/// Why records were not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No majority answered in time.
+    #[error("no majority of the nodes answered in time")]
+    Unreachable,
+    /// The elector has been shut down.
+    #[error("the elector has ended")]
+    Ended,
+}
+
 /// Handle to the records; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -90,6 +101,16 @@ impl Ledger {
     pub async fn finish(&self, id: &str, result: RunResult) -> Result<(), FinishError> {
         let id = id.to_owned();
         self.ask(|done| Ask::Finish { id, result, done }).await.unwrap_or(Err(FinishError::Ended))
+    }
+
+    /// What a majority of the nodes hold of these runs, merged, leading or not; a run without a record is left out.
+    ///
+    /// A claim in there may still be in doubt.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read(&self, ids: Vec<String>) -> Result<Vec<Record>, ReadError> {
+        self.ask(|done| Ask::Look { ids, done }).await.unwrap_or(Err(ReadError::Ended))
     }
 
     /// Removes records that mean nothing any more.

@@ -71,6 +71,11 @@ pub enum Request {
         /// How the attempt ended.
         result: Arc<RunResult>,
     },
+    /// Records as they are here; no fence, so nothing may be concluded for an election.
+    Look {
+        /// Which.
+        ids: Arc<[String]>,
+    },
     /// Removes records (PROTOCOL 3).
     Forget {
         /// Must be what the node promised.
@@ -106,7 +111,11 @@ impl Request {
     pub fn lane(&self) -> Lane {
         match self {
             Self::Grant { .. } | Self::Renew { .. } | Self::Release { .. } | Self::Stand { .. } => Lane::Lock,
-            Self::Read { .. } | Self::Put { .. } | Self::Finish { .. } | Self::Forget { .. } => Lane::Ledger,
+            Self::Read { .. }
+            | Self::Put { .. }
+            | Self::Finish { .. }
+            | Self::Look { .. }
+            | Self::Forget { .. } => Lane::Ledger,
         }
     }
 }
@@ -135,7 +144,7 @@ pub struct Reply {
 pub enum Body {
     /// Nothing.
     Empty,
-    /// To a [`Request::Read`].
+    /// To a [`Request::Read`] or [`Request::Look`].
     Records(Vec<Record>),
     /// To a [`Request::Put`], in its order.
     Verdicts(Vec<Verdict>),

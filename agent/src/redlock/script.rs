@@ -29,6 +29,7 @@ script!(STAND, "lua/stand.lua");
 script!(READ, "lua/read.lua");
 script!(PUT, "lua/put.lua");
 script!(FINISH, "lua/finish.lua");
+script!(LOOK, "lua/look.lua");
 script!(FORGET, "lua/forget.lua");
 
 /// Where an election lives on every node; all under one hash tag.
@@ -71,7 +72,7 @@ impl Keys {
 /// # Errors
 /// What Redis says.
 pub async fn load(connection: &mut impl ConnectionLike) -> RedisResult<()> {
-    for script in [&GRANT, &RENEW, &RELEASE, &STAND, &READ, &PUT, &FINISH, &FORGET] {
+    for script in [&GRANT, &RENEW, &RELEASE, &STAND, &READ, &PUT, &FINISH, &LOOK, &FORGET] {
         script.load_async(connection).await?;
     }
     Ok(())
@@ -122,6 +123,11 @@ pub async fn run<C: ConnectionLike + Clone>(connection: &C, keys: &Keys, request
             call = keys.call(script);
             call.arg(&**id).arg(&result.nonce).arg(result.encode());
         }
+        Request::Look { ids } => {
+            script = &LOOK;
+            call = keys.call(script);
+            call.arg(&ids[..]);
+        }
         Request::Forget { token, seq, ids } => {
             script = &FORGET;
             call = keys.call(script);
@@ -130,7 +136,7 @@ pub async fn run<C: ConnectionLike + Clone>(connection: &C, keys: &Keys, request
     }
     let answer: Value = call.invoke_async(&mut connection.clone()).await?;
     let (mut reply, body) = parse(answer)?;
-    if matches!(request, Request::Read { .. }) && reply.accepted {
+    if matches!(request, Request::Read { .. } | Request::Look { .. }) && reply.accepted {
         reply.body = Body::Records(records(body)?);
     }
     Ok(reply)

@@ -20,6 +20,8 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(1);
 const SPREAD: Duration = Duration::from_millis(50);
 /// Lua compares numbers exactly below this.
 const TOKEN_LIMIT: u64 = 1 << 53;
+/// A token from elsewhere is believed when it is no further ahead than this: a slip must not use up all tokens.
+const JUMP_LIMIT: u64 = 1 << 32;
 
 /// Where the agent is in an election.
 #[derive(Debug)]
@@ -127,6 +129,16 @@ impl Core {
         self.candidacy = candidacy;
         self.backs_off = false;
         if !candidacy.stands {
+            self.resign();
+        }
+    }
+
+    pub(super) fn raise(&mut self, token: u64) {
+        if token.saturating_sub(self.promised) > JUMP_LIMIT {
+            return;
+        }
+        self.promised = self.promised.max(token);
+        if self.leads().is_some_and(|mine| mine < token) {
             self.resign();
         }
     }

@@ -1,21 +1,22 @@
 //! Puts, finishes and forgets in flight (PROTOCOL 3 to 6).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
 use super::election::Phase;
 use super::{Action, Core, News, Node, NodeId, OpId, Purpose, Timer};
 use crate::clock::Instant;
-use crate::ledger::{FinishError, Put, PutError};
+use crate::ledger::{FinishError, Put, PutError, ReadError};
 use crate::redlock::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
-use crate::redlock::record::{Record, RunResult};
+use crate::redlock::record::{self, Record, Records, RunResult};
 
 /// Something asked of the ledger that is not decided yet.
 #[derive(Debug)]
 pub(super) enum Operation {
     Put(Vec<Item>),
     Finish(Finish),
+    Look(Look),
     Forget(Forget),
 }
 
@@ -26,7 +27,7 @@ pub(super) enum Part {
     Items(Arc<[(usize, u64)]>),
     /// This round of a finish.
     Round(u64),
-    /// A forget.
+    /// A look or a forget.
     Whole,
 }
 
@@ -51,6 +52,15 @@ pub(super) struct Finish {
     first: Option<Acks>,
     acks: Acks,
     refused: BTreeSet<NodeId>,
+    deadline: Instant,
+}
+
+/// Records to tell of.
+#[derive(Debug)]
+pub(super) struct Look {
+    ids: Arc<[String]>,
+    acks: Acks,
+    found: BTreeMap<NodeId, Vec<Record>>,
     deadline: Instant,
 }
 
@@ -124,6 +134,12 @@ impl Core {
         self.begin(op, Operation::Finish(finish));
     }
 
+    pub(super) fn look(&mut self, op: OpId, ids: Vec<String>) {
+        let deadline = self.now + self.timing.ledger_timeout();
+        let look = Look { ids: ids.into(), acks: Acks::default(), found: BTreeMap::new(), deadline };
+        self.begin(op, Operation::Look(look));
+    }
+
     pub(super) fn forget(&mut self, op: OpId, token: u64, ids: Vec<String>) {
         let Some(lead) = self.lead().filter(|lead| lead.token == token) else {
             return self.actions.push(Action::Forget { op, result: Err(PutError::TermLost) });
@@ -183,14 +199,19 @@ impl Core {
         }
     }
 
-    /// A result that no majority takes in time is given back to who has it.
+    /// What does not belong to a term ends in time, for who asked to ask again.
     fn expire(&mut self, op: OpId) -> bool {
-        let Some(Operation::Finish(finish)) = self.operations.get(&op) else { return false };
-        let expired = self.now >= finish.deadline;
-        if expired {
-            self.end_finish(op, Err(FinishError::Unreachable));
+        match self.operations.get(&op) {
+            Some(Operation::Finish(finish)) if self.now >= finish.deadline => {
+                self.end_finish(op, Err(FinishError::Unreachable));
+            }
+            Some(Operation::Look(look)) if self.now >= look.deadline => {
+                self.operations.remove(&op);
+                self.actions.push(Action::Look { op, result: Err(ReadError::Unreachable) });
+            }
+            _ => return false,
         }
-        expired
+        true
     }
 
     /// Sends a node what it has not acknowledged of an operation.
@@ -216,6 +237,12 @@ impl Core {
                 }
                 let request = Request::Finish { id: finish.id.clone(), result: finish.result.clone() };
                 (request, Part::Round(finish.round))
+            }
+            Some(Operation::Look(look)) => {
+                if look.acks.has(id, node) {
+                    return;
+                }
+                (Request::Look { ids: look.ids.clone() }, Part::Whole)
             }
             Some(Operation::Forget(forget)) => {
                 let Some(token) = self.leads() else { return };
@@ -253,6 +280,11 @@ impl Core {
                 } else if !reply.accepted {
                     finish.refused.insert(id);
                 }
+            }
+            (Some(Operation::Look(look)), Part::Whole) => {
+                let Body::Records(records) = reply.body else { return };
+                look.acks.add(id, reply.incarnation);
+                look.found.insert(id, records);
             }
             (Some(Operation::Forget(forget)), Part::Whole) => forget.acks.add(id, reply.incarnation),
             _ => {}
@@ -337,6 +369,18 @@ impl Core {
                     self.end_finish(op, Err(FinishError::NotCurrent));
                 }
             }
+            Some(Operation::Look(look)) => {
+                if look.acks.count(&self.nodes) >= majority {
+                    let mut merged = Records::new();
+                    let alive = |id: &NodeId| look.acks.has(*id, &self.nodes[*id]);
+                    for (_, records) in mem::take(&mut look.found).into_iter().filter(|(id, _)| alive(id)) {
+                        record::merge_into(&mut merged, records);
+                    }
+                    self.operations.remove(&op);
+                    let records = merged.into_values().map(Arc::unwrap_or_clone).collect();
+                    self.actions.push(Action::Look { op, result: Ok(records) });
+                }
+            }
             Some(Operation::Forget(forget)) => {
                 if forget.acks.count(&self.nodes) >= majority {
                     let ids = forget.ids.clone();
@@ -392,7 +436,7 @@ impl Core {
                     self.actions.push(Action::Put { op, results });
                 }
                 Operation::Forget(_) => self.actions.push(Action::Forget { op, result: Err(PutError::TermLost) }),
-                Operation::Finish(_) => _ = self.operations.insert(op, operation),
+                Operation::Finish(_) | Operation::Look(_) => _ = self.operations.insert(op, operation),
             }
         }
     }
@@ -401,8 +445,14 @@ impl Core {
     #[must_use]
     pub fn abandon(&mut self) -> Vec<Action> {
         self.end_terms_operations();
-        for op in self.operations.keys().copied().collect::<Vec<_>>() {
-            self.end_finish(op, Err(FinishError::Unreachable));
+        for (op, operation) in mem::take(&mut self.operations) {
+            match operation {
+                Operation::Look(_) => self.actions.push(Action::Look { op, result: Err(ReadError::Unreachable) }),
+                Operation::Finish(_) => {
+                    self.actions.push(Action::Finish { op, result: Err(FinishError::Unreachable) });
+                }
+                Operation::Put(_) | Operation::Forget(_) => {}
+            }
         }
         mem::take(&mut self.actions)
     }

@@ -22,7 +22,7 @@ use super::record::{Record, Records, RunResult};
 use super::{AgentId, ErrorKind, Owner, Timing};
 use crate::clock::Instant;
 use crate::election::Candidacy;
-use crate::ledger::{FinishError, Put, PutError};
+use crate::ledger::{FinishError, Put, PutError, ReadError};
 
 /// A node, by its place in the list of masters.
 pub type NodeId = usize;
@@ -53,6 +53,8 @@ pub enum Event {
     Stand(Candidacy),
     /// Another ttl, from the next grant or renewal on.
     Timing(Timing),
+    /// A token was seen elsewhere: mine must be higher. One that is out of all proportion is not believed.
+    Raise(u64),
     /// Commands can be sent to a node.
     Up(NodeId),
     /// Commands cannot be sent to a node.
@@ -92,6 +94,13 @@ pub enum Event {
         id: String,
         /// How the attempt ended.
         result: RunResult,
+    },
+    /// Tell what a majority of the nodes hold; answered by [`Action::Look`].
+    Look {
+        /// Names the operation.
+        op: OpId,
+        /// Which runs.
+        ids: Vec<String>,
     },
     /// Remove records in the term of `token`; answered by [`Action::Forget`].
     Forget {
@@ -142,6 +151,13 @@ pub enum Action {
         op: OpId,
         /// How it went.
         result: Result<(), FinishError>,
+    },
+    /// A [`Event::Look`] is decided.
+    Look {
+        /// Which.
+        op: OpId,
+        /// What was found.
+        result: Result<Vec<Record>, ReadError>,
     },
     /// A [`Event::Forget`] is decided.
     Forget {
@@ -309,6 +325,7 @@ impl Core {
         match event {
             Event::Stand(candidacy) => self.stand(candidacy),
             Event::Timing(timing) => self.timing = timing,
+            Event::Raise(token) => self.raise(token),
             Event::Up(node) => self.up(node),
             Event::Down(node) => self.nodes[node].up = false,
             Event::Listening(node) => self.nodes[node].seen = None,
@@ -320,6 +337,7 @@ impl Core {
             Event::Timer(Timer::End) => {}
             Event::Put { op, token, puts } => self.put(op, token, puts),
             Event::Finish { op, id, result } => self.finish(op, id, result),
+            Event::Look { op, ids } => self.look(op, ids),
             Event::Forget { op, token, ids } => self.forget(op, token, ids),
         }
         self.end_if_due();
