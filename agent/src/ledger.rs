@@ -52,17 +52,6 @@ pub enum FinishError {
     Ended,
 }
 
-/// Why records could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// No majority answered in time; asking again is safe.
-    #[error("no majority of the nodes answered in time")]
-    Unreachable,
-    /// The elector has been shut down.
-    #[error("the elector has ended")]
-    Ended,
-}
-
 /// Why records were not read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
