@@ -1,0 +1,350 @@
+//! Step 2 (no client): what the resource asks for, resolved and sound, or why it cannot be done.
+//!
+//! The rules that the API server checks run again here: it may hold objects from before a rule was there. Whoever has
+//! a [`Validated`] need not look at the resource itself any more: all defaults are filled in.
+
+mod roles;
+mod schedules;
+
+use std::collections::BTreeMap;
+
+use cabloy_crds::{
+    files,
+    resource::{Agent, CabloyClusterSpec, DeletionPolicy, Election, Generation, NativeSchedules, OnRedisChange, Scope},
+};
+use k8s_openapi::api::core::v1::ResourceRequirements;
+
+pub use roles::{ResolvedRole, Secret, endpoint, server};
+
+use crate::{
+    names::{MAX_NAME, role_config_map},
+    workload::WorkloadRef,
+};
+
+/// Which resource it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The generation of its spec.
+    pub generation: i64,
+}
+
+/// Why the resource cannot be followed. The variant's name is the reason of the condition and of the Event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is wrong.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// The field.
+        field: String,
+        /// What is wrong, and what to write instead.
+        message: String,
+    },
+    /// It would be right, but this version cannot do it.
+    #[error("{field}: {message}")]
+    NotSupportedYet {
+        /// The field.
+        field: String,
+        /// What is not supported, and what to write instead.
+        message: String,
+    },
+}
+
+impl Refusal {
+    /// The reason of the condition.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } => "Invalid",
+            Self::NotSupportedYet { .. } => "NotSupportedYet",
+        }
+    }
+
+    pub(crate) fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), message: message.into() }
+    }
+
+    pub(crate) fn unsupported(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::NotSupportedYet { field: field.into(), message: message.into() }
+    }
+}
+
+/// What is known of the election by the masters that are in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Masters {
+    /// No masters have been applied yet, or there are no agents that could use them.
+    #[default]
+    Free,
+    /// These have been applied; nobody leads by them, and nobody reaches a majority of them.
+    Idle(Vec<String>),
+    /// These have been applied, and are in use: by whom.
+    InUse(Vec<String>, String),
+}
+
+/// A workload as the resource names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Which one.
+    pub reference: WorkloadRef,
+    /// The container that runs the app; the first if `None`.
+    pub container: Option<String>,
+    /// Whether its pods may lead.
+    pub elect: bool,
+    /// What the app needs in `NODE_OPTIONS`.
+    pub node_options: String,
+}
+
+/// The agent beside the app.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentPlan {
+    /// Version that the resource asks for.
+    pub version: Option<String>,
+    /// CPU and memory that the resource asks for.
+    pub resources: ResourceRequirements,
+    /// How the leader is elected.
+    pub election: files::Election,
+}
+
+/// What the resource asks for: sound, and with all defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validated {
+    /// Which resource it is.
+    pub identity: Identity,
+    /// The app.
+    pub app: files::App,
+    /// Secrets with further configuration of the app.
+    pub config_from: Vec<String>,
+    /// The workloads.
+    pub workloads: Vec<Workload>,
+    /// The roles, in the order of their names.
+    pub roles: Vec<ResolvedRole>,
+    /// The agent, if there is to be one.
+    pub agent: Option<AgentPlan>,
+    /// What the leader runs, and when.
+    pub schedules: Vec<files::Schedule>,
+    /// What is done when a revision or a pod starts.
+    pub startups: Vec<files::Startup>,
+    /// Startup tasks whose revision the resource says: by task.
+    pub revisions: BTreeMap<String, String>,
+    /// Whether workloads are rolled when what the app reads at boot has changed.
+    pub on_redis_change: OnRedisChange,
+    /// Whether the resource asks for the guard of the app's own schedules.
+    pub guard: bool,
+    /// Whether there is something to do that takes a leader.
+    pub needs_leader: bool,
+    /// What is allowed, but somebody should look at.
+    pub warnings: Vec<String>,
+}
+
+impl Validated {
+    /// The role called `name`.
+    #[must_use]
+    pub fn role(&self, name: &str) -> Option<&ResolvedRole> {
+        self.roles.iter().find(|role| role.name == name)
+    }
+}
+
+/// What becomes of our part of the workloads when the resource is deleted.
+#[must_use]
+pub fn deletion_policy(spec: &CabloyClusterSpec) -> DeletionPolicy {
+    spec.deletion_policy.unwrap_or_default()
+}
+
+/// Checks `spec`, and fills in what it leaves out.
+///
+/// # Errors
+/// All that is wrong with it, in the order of the fields.
+pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters) -> Result<Validated, Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    let mut warnings = Vec::new();
+    let CabloyClusterSpec {
+        app,
+        workloads,
+        redis,
+        native_schedules,
+        agent,
+        schedules,
+        startups,
+        rollout,
+        deletion_policy: _,
+    } = spec;
+    check_name(identity, &mut refusals);
+    check_app(app, &mut refusals);
+    let workloads = workloads_of(workloads, app.generation, &mut refusals);
+
+    let default_agent = Agent::default();
+    let agent = agent.as_ref().unwrap_or(&default_agent);
+    let roles = roles::resolve(app.generation, redis, &mut refusals, &mut warnings);
+    for role in &roles {
+        let name = role_config_map(&identity.name, &role.name);
+        if name.len() > MAX_NAME {
+            refusals.push(Refusal::invalid(
+                format!("redis.roles.{}", role.name),
+                format!("its ConfigMap {name} would have more than {MAX_NAME} characters: write a shorter name"),
+            ));
+        }
+    }
+    roles::check_masters(&roles, masters, &mut refusals);
+
+    let guard = *native_schedules == Some(NativeSchedules::Guard);
+    let (schedules, startups, revisions) = schedules::resolve(schedules, startups, &mut refusals);
+    let cluster_tasks = startups.iter().any(|task| task.scope == Scope::Cluster);
+    let needs_leader = !schedules.is_empty() || cluster_tasks;
+    if !agent.enabled() && !(schedules.is_empty() && startups.is_empty()) {
+        refusals.push(Refusal::invalid(
+            "agent.enabled",
+            "schedules and startups are run by the agent: set it to true, or remove them",
+        ));
+    }
+    if needs_leader && !roles.iter().any(|role| role.name == cabloy_crds::names::REDLOCK_ROLE) {
+        refusals.push(Refusal::invalid(
+            "redis.roles.redlock",
+            "schedules and startups need a leader, and the leader is elected on role redlock: add it, or a connection named default",
+        ));
+    }
+
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+    Ok(Validated {
+        identity: identity.clone(),
+        app: files::App {
+            name: app.name.clone(),
+            generation: app.generation,
+            port: app.port(),
+            health: health(app.generation, app.health_path.as_deref()),
+        },
+        config_from: app.config_from.iter().map(|source| source.secret_ref.name.clone()).collect(),
+        workloads,
+        roles,
+        agent: agent.enabled().then(|| agent_plan(agent)),
+        schedules,
+        startups,
+        revisions,
+        on_redis_change: rollout.as_ref().and_then(|rollout| rollout.on_redis_change).unwrap_or_default(),
+        guard,
+        needs_leader,
+        warnings,
+    })
+}
+
+fn agent_plan(agent: &Agent) -> AgentPlan {
+    let ttl = agent.election.as_ref().and_then(|election| election.ttl).unwrap_or(Election::DEFAULT_TTL);
+    AgentPlan {
+        version: agent.version.clone(),
+        resources: agent.resources.clone().unwrap_or_default(),
+        election: files::Election { ttl_ms: ttl.as_millis() },
+    }
+}
+
+fn check_name(identity: &Identity, refusals: &mut Vec<Refusal>) {
+    if identity.name.len() > 40 || !is_label(&identity.name) {
+        refusals.push(Refusal::invalid(
+            "metadata.name",
+            "must be at most 40 lower-case letters, digits and '-': the names of ConfigMaps are made from it",
+        ));
+    }
+}
+
+fn check_app(app: &cabloy_crds::resource::App, refusals: &mut Vec<Refusal>) {
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !app.name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !app.name.chars().all(word) || app.name.len() > 63
+    {
+        refusals.push(Refusal::invalid(
+            "app.name",
+            "must be the name in the app's package.json: letters, digits, '.', '_' and '-', beginning with a letter or digit",
+        ));
+    }
+    if app.port.is_some_and(|port| u16::try_from(port).is_err() || port == 0) {
+        refusals.push(Refusal::invalid("app.port", "must be between 1 and 65535"));
+    }
+    if app.health_path.as_deref().is_some_and(|path| !is_path(path)) {
+        refusals.push(Refusal::invalid("app.healthPath", "must be a path that begins with '/', such as /healthz"));
+    }
+    if !app.config_from.is_empty() && app.generation != Generation::V4 {
+        refusals.push(Refusal::invalid(
+            "app.configFrom",
+            "is merged into EGG_APP_CONFIG, which only generation v4 reads: remove it, or set app.generation to v4",
+        ));
+    }
+}
+
+/// How the agent asks whether the app is alive. For v4 without a path the app's own echo is asked, which answers on
+/// every installation of `CabloyJS`.
+fn health(generation: Generation, path: Option<&str>) -> files::Health {
+    use cabloy_crds::vocabulary::Method;
+    match (path, generation) {
+        (Some(path), _) => files::Health::Http { method: Method::Get, path: path.to_owned() },
+        (None, Generation::V4) => {
+            files::Health::Http { method: Method::Post, path: "/api/a/base/auth/echo".to_owned() }
+        }
+        (None, Generation::Vona | Generation::Generic) => files::Health::Tcp {},
+    }
+}
+
+fn workloads_of(
+    workloads: &[cabloy_crds::resource::Workload],
+    generation: Generation,
+    refusals: &mut Vec<Refusal>,
+) -> Vec<Workload> {
+    if workloads.is_empty() {
+        refusals.push(Refusal::invalid("workloads", "nobody runs the app: name at least one workload"));
+    }
+    let mut seen = Vec::new();
+    for (index, workload) in workloads.iter().enumerate() {
+        let field = |name: &str| format!("workloads[{index}].{name}");
+        let reference = WorkloadRef { kind: workload.kind(), name: workload.name.clone() };
+        if seen.contains(&reference) {
+            refusals.push(Refusal::invalid(field("name"), format!("{reference} is listed twice: remove one of them")));
+        }
+        if workload.container.as_deref() == Some(cabloy_crds::names::AGENT_CONTAINER) {
+            refusals.push(Refusal::invalid(
+                field("container"),
+                "must be the app's container: cabloy-agent is the agent's own",
+            ));
+        }
+        match (&workload.node_options, generation) {
+            (Some(_), Generation::Generic) => refusals.push(Refusal::invalid(
+                field("nodeOptions"),
+                "is for the preload, which generation generic does without: remove it",
+            )),
+            (Some(options), _) if !options.chars().all(|c| matches!(c, ' '..='~')) => refusals.push(Refusal::invalid(
+                field("nodeOptions"),
+                "must be one line of printable ASCII, such as --max-old-space-size=512",
+            )),
+            _ => {}
+        }
+        seen.push(reference);
+    }
+    workloads
+        .iter()
+        .zip(seen)
+        .map(|(workload, reference)| Workload {
+            reference,
+            container: workload.container.clone(),
+            elect: workload.elect(),
+            node_options: workload.node_options.clone().unwrap_or_default().trim().to_owned(),
+        })
+        .collect()
+}
+
+/// Lower-case letters, digits and `-`, not at the ends.
+fn is_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// A path with its query, as it stands in a request line.
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '#')
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

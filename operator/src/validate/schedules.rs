@@ -1,0 +1,279 @@
+//! Schedules and startup tasks, with all defaults filled in.
+
+use std::collections::BTreeMap;
+
+use cabloy_crds::{
+    cron,
+    duration::Duration,
+    files,
+    resource::{CatchUpPolicy, Overlap, Retry, Schedule, Scope, Startup, Target},
+};
+use serde_json::Value;
+
+use super::{Refusal, is_label, is_path};
+
+/// What retries are where nothing is written.
+const DEFAULT_RETRY: files::Retry =
+    files::Retry { limit: 0, initial_delay_ms: 1_000, factor: 2.0, max_delay_ms: 60_000 };
+
+/// How often a startup task is tried again where nothing is written: until it is done, no pod of the revision is ready.
+const DEFAULT_STARTUP_RETRIES: u32 = 5;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+
+const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(600);
+
+type All = (Vec<files::Schedule>, Vec<files::Startup>, BTreeMap<String, String>);
+
+/// Resolves schedules and startup tasks, and the revisions that tasks say of themselves.
+pub(super) fn resolve(schedules: &[Schedule], startups: &[Startup], refusals: &mut Vec<Refusal>) -> All {
+    check_names("schedules", schedules.iter().map(|schedule| schedule.name.as_str()), refusals);
+    check_names("startups", startups.iter().map(|task| task.name.as_str()), refusals);
+    check_order(startups, refusals);
+    let revisions = startups.iter().filter_map(|task| Some((task.name.clone(), task.revision.clone()?))).collect();
+    let schedules = schedules.iter().filter_map(|one| schedule(one, refusals)).collect();
+    let startups = startups.iter().filter_map(|one| startup(one, refusals)).collect();
+    (schedules, startups, revisions)
+}
+
+fn check_names<'a>(list: &str, names: impl Iterator<Item = &'a str>, refusals: &mut Vec<Refusal>) {
+    let mut seen = Vec::new();
+    for (index, name) in names.enumerate() {
+        if !is_label(name) || name.len() > 63 {
+            refusals
+                .push(Refusal::invalid(format!("{list}[{index}].name"), "must be lower-case letters, digits and '-'"));
+        }
+        if seen.contains(&name) {
+            refusals.push(Refusal::invalid(
+                format!("{list}[{index}].name"),
+                format!("{name} is there twice: rename one of them"),
+            ));
+        }
+        seen.push(name);
+    }
+}
+
+fn schedule(schedule: &Schedule, refusals: &mut Vec<Refusal>) -> Option<files::Schedule> {
+    let before = refusals.len();
+    let Schedule {
+        name,
+        cron: expression,
+        every,
+        time_zone,
+        overlap,
+        catch_up,
+        jitter,
+        timeout,
+        on_unknown,
+        retry: retries,
+        suspend,
+        instances,
+        takes_over,
+        target: called,
+    } = schedule;
+    let field = |part: &str| format!("schedules[{name}].{part}");
+    let mut refuse = |refusal: Refusal| refusals.push(refusal);
+
+    if expression.is_some() == every.is_some() {
+        refuse(Refusal::invalid(field("cron"), "exactly one of cron and every must be written"));
+    }
+    if let Some(expression) = expression
+        && let Err(error) = cron::parse(expression)
+    {
+        refuse(Refusal::invalid(field("cron"), error.to_string()));
+    }
+    if time_zone.is_some() && expression.is_none() {
+        refuse(Refusal::invalid(
+            field("timeZone"),
+            "goes with cron: remove it, for every is counted from the Unix epoch",
+        ));
+    }
+    if let Some(zone) = time_zone
+        && let Err(error) = cron::time_zone(zone)
+    {
+        refuse(Refusal::invalid(field("timeZone"), error.to_string()));
+    }
+    if let Some(every) = every
+        && every.as_millis() < 1_000
+    {
+        refuse(Refusal::invalid(field("every"), "must be at least 1s"));
+    }
+    if let (Some(every), Some(jitter)) = (every, jitter)
+        && jitter >= every
+    {
+        refuse(Refusal::invalid(
+            field("jitter"),
+            format!("must be shorter than every ({every}), or ticks would change places"),
+        ));
+    }
+    let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT);
+    if timeout.as_millis() < 1_000 {
+        refuse(Refusal::invalid(field("timeout"), "must be at least 1s"));
+    }
+    if !matches!(overlap, None | Some(Overlap::Skip)) {
+        refuse(Refusal::unsupported(field("overlap"), "only Skip is supported yet: remove it, or write Skip"));
+    }
+    if catch_up.as_ref().is_some_and(|catch_up| catch_up.policy != CatchUpPolicy::None) {
+        refuse(Refusal::unsupported(
+            field("catchUp.policy"),
+            "ticks are not made up for yet: remove catchUp, or write policy: None",
+        ));
+    }
+    match instances {
+        None => {}
+        Some(Value::String(word)) if word == "Default" => {}
+        Some(Value::String(word)) if word == "All" => {
+            refuse(Refusal::unsupported(field("instances"), "only Default is supported yet: remove it"));
+        }
+        Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
+            refuse(Refusal::unsupported(field("instances"), "only Default is supported yet: remove it"));
+        }
+        Some(_) => refuse(Refusal::invalid(
+            field("instances"),
+            "must be Default, All, or a list of subdomains: remove it for Default",
+        )),
+    }
+    if takes_over.is_some() {
+        refuse(Refusal::unsupported(
+            field("takesOver"),
+            "is not supported yet: remove it, and disable the schedule in the app",
+        ));
+    }
+    let retry = retry(retries.as_ref(), DEFAULT_RETRY, &field, refusals);
+    let target = target(called, &field, refusals);
+    (refusals.len() == before).then_some(())?;
+    Some(files::Schedule {
+        name: name.clone(),
+        cron: expression.clone(),
+        every_ms: every.map(Duration::as_millis),
+        time_zone: time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
+        overlap: overlap.unwrap_or_default(),
+        jitter_ms: jitter.map(Duration::as_millis).unwrap_or_default(),
+        timeout_ms: timeout.as_millis(),
+        on_unknown: on_unknown.unwrap_or_default(),
+        retry,
+        suspend: suspend.unwrap_or_default(),
+        target: target?,
+    })
+}
+
+fn startup(task: &Startup, refusals: &mut Vec<Refusal>) -> Option<files::Startup> {
+    let before = refusals.len();
+    let Startup { name, scope, revision, after, gate, timeout, retry: retries, target: called } = task;
+    let field = |part: &str| format!("startups[{name}].{part}");
+    let scope = scope.unwrap_or_default();
+    if revision.is_some() && scope != Scope::Cluster {
+        refusals.push(Refusal::invalid(
+            field("revision"),
+            "goes with scope Cluster: remove it, for scope Instance is once for each start of a pod",
+        ));
+    }
+    let timeout = timeout.unwrap_or(DEFAULT_STARTUP_TIMEOUT);
+    if timeout.as_millis() < 1_000 {
+        refusals.push(Refusal::invalid(field("timeout"), "must be at least 1s"));
+    }
+    let default_retry = files::Retry { limit: DEFAULT_STARTUP_RETRIES, ..DEFAULT_RETRY };
+    let retry = retry(retries.as_ref(), default_retry, &field, refusals);
+    let target = target(called, &field, refusals);
+    (refusals.len() == before).then_some(())?;
+    Some(files::Startup {
+        name: name.clone(),
+        scope,
+        after: after.clone().unwrap_or_default(),
+        gate: gate.unwrap_or_default(),
+        timeout_ms: timeout.as_millis(),
+        retry,
+        target: target?,
+    })
+}
+
+fn retry(
+    retry: Option<&Retry>,
+    defaults: files::Retry,
+    field: &impl Fn(&str) -> String,
+    refusals: &mut Vec<Refusal>,
+) -> files::Retry {
+    let Some(Retry { limit, initial_delay, factor, max_delay }) = retry else { return defaults };
+    let resolved = files::Retry {
+        limit: limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(defaults.limit),
+        initial_delay_ms: initial_delay.map_or(defaults.initial_delay_ms, Duration::as_millis),
+        factor: factor.unwrap_or(defaults.factor),
+        max_delay_ms: max_delay.map_or(defaults.max_delay_ms, Duration::as_millis),
+    };
+    // A longer first delay than the default's longest one is no contradiction where only the first is written.
+    let resolved = match max_delay {
+        None => files::Retry { max_delay_ms: resolved.max_delay_ms.max(resolved.initial_delay_ms), ..resolved },
+        Some(_) => resolved,
+    };
+    if resolved.max_delay_ms < resolved.initial_delay_ms {
+        refusals.push(Refusal::invalid(field("retry.maxDelay"), "must not be shorter than initialDelay"));
+    }
+    if !(1.0..=10.0).contains(&resolved.factor) {
+        refusals.push(Refusal::invalid(field("retry.factor"), "must be between 1 and 10"));
+    }
+    resolved
+}
+
+fn target(target: &Target, field: &impl Fn(&str) -> String, refusals: &mut Vec<Refusal>) -> Option<files::Target> {
+    let Target { http, bean, queue, broadcast } = target;
+    let written = [http.is_some(), bean.is_some(), queue.is_some(), broadcast.is_some()];
+    if written.iter().filter(|written| **written).count() != 1 {
+        refusals
+            .push(Refusal::invalid(field("target"), "exactly one of http, bean, queue and broadcast must be written"));
+    }
+    for (name, written) in ["bean", "queue", "broadcast"].into_iter().zip(&written[1..]) {
+        if *written {
+            refusals.push(Refusal::unsupported(
+                field(&format!("target.{name}")),
+                "is not supported yet: write target.http with a route of the app",
+            ));
+        }
+    }
+    let http = http.as_ref()?;
+    if !is_path(&http.path) {
+        refusals.push(Refusal::invalid(
+            field("target.http.path"),
+            "must be a path that begins with '/', such as /api/shop/report/nightly",
+        ));
+    }
+    Some(files::Target::Http(files::HttpTarget {
+        path: http.path.clone(),
+        method: http.method.unwrap_or_default(),
+        body: http.body.clone(),
+    }))
+}
+
+/// `after` names other tasks, and none waits for itself over others.
+fn check_order(startups: &[Startup], refusals: &mut Vec<Refusal>) {
+    let after: BTreeMap<&str, Vec<&str>> = startups
+        .iter()
+        .map(|task| (task.name.as_str(), task.after.iter().flatten().map(String::as_str).collect()))
+        .collect();
+    for (name, before) in &after {
+        for one in before {
+            if !after.contains_key(one) {
+                refusals.push(Refusal::invalid(
+                    format!("startups[{name}].after"),
+                    format!("there is no task {one}: correct the name, or add the task"),
+                ));
+            }
+        }
+    }
+    // Tasks whose forerunners are all out are taken out, until none is left or those that wait for each other.
+    let mut left = after.clone();
+    while let Some(free) =
+        left.iter().find(|(_, before)| !before.iter().any(|one| left.contains_key(one))).map(|(name, _)| *name)
+    {
+        left.remove(free);
+    }
+    if !left.is_empty() {
+        let names: Vec<_> = left.keys().copied().collect();
+        refusals.push(Refusal::invalid(
+            format!("startups[{}].after", names[0]),
+            format!(
+                "these tasks wait for each other, so none could start: {}; remove one of the names",
+                names.join(", ")
+            ),
+        ));
+    }
+}
