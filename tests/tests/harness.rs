@@ -194,6 +194,27 @@ fn holds_a_control_plane() {
 }
 
 #[test]
+fn a_test_whose_machine_can_have_no_node_says_that_it_did_not_run() {
+    let report = tempfile::NamedTempFile::new().expect("a file");
+    let name = "a_pod_on_the_node_answers_by_the_name_of_its_service";
+    let test = std::env::current_exe().expect("this test");
+    // Who is not root is such a machine; root is one without the right to make namespaces.
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-sys_admin", "--"]).arg(test);
+        command
+    } else {
+        Command::new(test)
+    };
+    let output = command.args(["--exact", name]).env("CABLOY_NOT_RUN", report.path()).output().expect("this test");
+    assert!(output.status.success());
+    let report = fs::read_to_string(report.path()).expect("a report");
+    assert!(report.starts_with(&format!("NOT RUN: harness::{name}: ")), "{report}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&report), "{output:?}");
+    assert_eq!(report.lines().count(), 1);
+}
+
+#[test]
 fn a_folder_with_files_is_not_taken_for_a_cluster() {
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(dir.path().join("precious"), "").expect("a file");

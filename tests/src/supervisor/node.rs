@@ -52,6 +52,14 @@ impl Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
+/// A little of all that a node asks of the kernel.
+const TRIAL: &str = "
+mount --make-rshared /
+ip link add node type bridge
+ip link set lo up
+iptables --wait --table nat --new-chain trial
+";
+
 /// Whether this machine can have a node.
 ///
 /// # Errors
@@ -69,13 +77,13 @@ pub fn check() -> Result<(), Unavailable> {
         ));
     }
     let tried = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "mount", "--make-rshared", "/"])
+        .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-ec", TRIAL])
         .stdin(Stdio::null())
         .output();
     match tried {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
-            unavailable(format!("namespaces cannot be made here: {}", String::from_utf8_lossy(&output.stderr).trim()))
+            unavailable(format!("namespaces, a bridge or iptables cannot be had here: {}", String::from_utf8_lossy(&output.stderr).trim()))
         }
         Err(error) => unavailable(format!("unshare: {error}")),
     }
