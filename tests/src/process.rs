@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
@@ -13,10 +14,11 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A command whose process the kernel kills when the process that started it is gone.
+/// A command whose process the kernel kills when the process that started it is gone. An interrupt at the terminal is for
+/// that one alone, so that it may end the other in its own way.
 pub fn bound(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program.as_ref()).stdin(Stdio::null());
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program.as_ref()).stdin(Stdio::null()).process_group(0);
     command
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fs, io};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -270,12 +270,8 @@ fn run<T: redis::FromRedisValue>(url: &str, command: &[&str]) -> redis::RedisRes
 /// Starts a server and waits until this very process answers at the address: another one may have taken the port.
 fn launch(builder: &Builder, addr: SocketAddr, dir: &Path) -> anyhow::Result<Process> {
     let mut command = bound(builder.binary.as_deref().unwrap_or("redis-server".as_ref()));
-    command.current_dir(dir).args(["--bind", &addr.ip().to_string(), "--port", &addr.port().to_string()]).args([
-        "--save",
-        "",
-        "--daemonize",
-        "no",
-    ]);
+    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
+    command.current_dir(dir).args(["--bind", &ip, "--port", &port, "--save", "", "--daemonize", "no"]);
     for (name, value) in &builder.settings {
         command.arg(format!("--{name}")).arg(value);
     }
@@ -283,18 +279,20 @@ fn launch(builder: &Builder, addr: SocketAddr, dir: &Path) -> anyhow::Result<Pro
     let mut process = Process::spawn("redis-server", command, &log).context("cannot be started")?;
     let url = url(addr, builder.password.as_deref());
     let pid = process.pid().to_string();
+    // The outer error is one that may pass, the inner one is for good.
     wait::try_until_blocking("an answer", Duration::from_secs(10), || {
         if let Some(status) = process.exited() {
-            return Ok(Err(format!("ended with {status}: {}", process.log_tail(10))));
+            return Ok(Err(anyhow!("ended with {status}: {}", process.log_tail(10))));
         }
-        let info: redis::InfoDict = run(&url, &["INFO", "server"])?;
+        let info: redis::InfoDict = run(&url, &["INFO"]).map_err(|error| error.to_string())?;
         let answered: String = info.get("process_id").unwrap_or_default();
-        Ok::<_, redis::RedisError>(if answered == pid {
-            Ok(())
+        // It answers this before it has read its files, and nothing else.
+        let loading: String = info.get("loading").unwrap_or_default();
+        if answered == pid && loading == "0" {
+            Ok(Ok(()))
         } else {
-            Err(format!("process {answered} has the port"))
-        })
-    })
-    .map(|ended| ended.map_err(anyhow::Error::msg))??;
+            Err(format!("process {answered}, loading {loading}"))
+        }
+    })??;
     Ok(process)
 }

@@ -8,11 +8,12 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, ensure};
 use sha2::{Digest as _, Sha256};
+
+use crate::process::bound;
 
 /// The version of Kubernetes; the rest of its numbers are in `tests/kube/go.mod`.
 const KUBERNETES: &str = "v1.35.4";
@@ -132,8 +133,16 @@ impl Module<'_> {
 
     fn build_into(&self, cache: &Path, folder: &Path) -> anyhow::Result<()> {
         progress(&format!("building {} into {} (minutes, once) …", self.name, folder.display()));
-        let aside = tempfile::Builder::new().prefix(".building-").tempdir_in(cache)?;
-        let status = Command::new("go")
+        let prefix = format!(".building-{}-", self.name);
+        for entry in fs::read_dir(cache)? {
+            let entry = entry?;
+            // Nobody else builds this now: it is of one that was killed.
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        let aside = tempfile::Builder::new().prefix(&prefix).tempdir_in(cache)?;
+        let status = bound("go")
             .args(["build", "-trimpath", "-buildvcs=false", "-ldflags"])
             .arg(format!("-s -w {}", self.ldflags))
             .arg("-o")

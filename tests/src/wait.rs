@@ -123,3 +123,33 @@ pub fn try_until_blocking<R: Look>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BRIEF: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn it_returns_what_was_seen_at_last() {
+        let mut looks = 0;
+        let seen = until("the third look", BRIEF, async || {
+            looks += 1;
+            (looks == 3).then_some(looks)
+        })
+        .await;
+        assert_eq!(seen, 3);
+    }
+
+    #[tokio::test]
+    async fn it_says_for_what_it_waited_and_what_it_saw() {
+        let missed = try_until("rain", BRIEF, async || Err::<(), _>("sun")).await;
+        assert_eq!(missed.expect_err("no rain").to_string(), "waited 200ms for rain, and last saw: sun");
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_is_bounded() {
+        let missed = try_until("an end", BRIEF, async || std::future::pending::<bool>().await).await;
+        assert!(missed.expect_err("no end").to_string().ends_with("the first look did not return"));
+    }
+}

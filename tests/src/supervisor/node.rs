@@ -82,9 +82,10 @@ pub fn check() -> Result<(), Unavailable> {
         .output();
     match tried {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => {
-            unavailable(format!("namespaces, a bridge or iptables cannot be had here: {}", String::from_utf8_lossy(&output.stderr).trim()))
-        }
+        Ok(output) => unavailable(format!(
+            "namespaces, a bridge or iptables cannot be had here: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
         Err(error) => unavailable(format!("unshare: {error}")),
     }
 }
