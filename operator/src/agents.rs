@@ -55,8 +55,6 @@ pub struct AgentPod {
     pub ip: Option<IpAddr>,
     /// Whether a node has taken it.
     pub scheduled: bool,
-    /// Whether it has ended for good.
-    pub ended: bool,
     /// Whether it is about to end.
     pub terminating: bool,
     /// The image of its agent, if it has one.
@@ -68,24 +66,27 @@ pub struct AgentPod {
 }
 
 impl AgentPod {
-    /// Reads a pod of our store.
+    /// Reads a pod of our store; `None` if it has ended for good.
     #[must_use]
-    pub fn of(pod: &Pod) -> Self {
+    pub fn of(pod: &Pod) -> Option<Self> {
         let spec = pod.spec.as_ref();
         let status = pod.status.as_ref();
+        if status
+            .and_then(|status| status.phase.as_deref())
+            .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"))
+        {
+            return None;
+        }
         let agent = spec
             .and_then(|spec| spec.init_containers.as_ref())
             .and_then(|containers| containers.iter().find(|container| container.name == AGENT_CONTAINER));
-        Self {
+        Some(Self {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
             cluster: pod.labels().get(CLUSTER).cloned().unwrap_or_default(),
             namespace: pod.namespace().unwrap_or_default(),
             ip: status.and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok()),
             scheduled: spec.is_some_and(|spec| spec.node_name.is_some()),
-            ended: status
-                .and_then(|status| status.phase.as_deref())
-                .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             agent_image: agent.and_then(|agent| agent.image.clone()),
             agent_runs: status.and_then(|status| status.init_container_statuses.as_ref()).is_some_and(|statuses| {
@@ -95,13 +96,13 @@ impl AgentPod {
                 })
             }),
             synced: pod.annotations().get(CONFIG_SYNCED).cloned(),
-        }
+        })
     }
 
     /// Where its agent answers, if it may.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
-        (self.agent_runs && !self.ended).then_some(SocketAddr::new(self.ip?, AGENT_PORT))
+        self.agent_runs.then_some(SocketAddr::new(self.ip?, AGENT_PORT))
     }
 }
 
@@ -245,7 +246,7 @@ impl Agents {
                 () = self.wake.notified() => {}
             }
             while asking.try_join_next().is_some() {}
-            let present: Vec<_> = pods.state().iter().map(|pod| AgentPod::of(pod)).collect();
+            let present: Vec<_> = pods.state().iter().filter_map(|pod| AgentPod::of(pod)).collect();
             for (pod, address) in self.due(&present) {
                 let (agents, permits, changed) = (self.clone(), permits.clone(), changed.clone());
                 asking.spawn(async move {
@@ -348,7 +349,6 @@ mod tests {
             namespace: "prod".into(),
             ip: Some(IpAddr::from([127, 0, 0, 1])),
             scheduled: true,
-            ended: false,
             terminating: false,
             agent_image: Some("agent:1".into()),
             agent_runs: true,

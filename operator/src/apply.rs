@@ -5,6 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, ReplicaSet},
     core::v1::{ConfigMap, Pod},
@@ -28,8 +29,8 @@ use crate::{
     workload::{Live, WorkloadRef},
 };
 
-/// How many pods are touched at the same time.
-const SYNC_CONCURRENCY: usize = 16;
+/// How many objects of one resource are written at the same time.
+const WRITE_CONCURRENCY: usize = 8;
 
 /// Why something could not be written. The variant's name is the Event's reason.
 #[derive(Debug, thiserror::Error)]
@@ -154,9 +155,7 @@ pub async fn apply(
     let Prepared { config_maps, unneeded, workloads, withdrawn, agent_files } = prepared;
     let mut writes = 0;
     // First what pods mount, or they would wait for it; then the pods that follow it at once; then the workloads.
-    for map in config_maps {
-        writes += usize::from(apply_config_map(client, identity, found, map).await?);
-    }
+    writes += apply_config_maps(client, identity, found, config_maps).await?;
     if let Some(hash) = &agent_files {
         writes += sync_pods(client, &found.pods, hash).await?;
     }
@@ -194,19 +193,32 @@ pub async fn apply(
     Ok(Applied { workloads: outcomes, agent_files, writes })
 }
 
-async fn apply_config_map(client: &Client, identity: &Identity, found: &Found, map: ConfigMap) -> Result<bool, Error> {
-    let name = map.metadata.name.clone().unwrap_or_default();
-    if found.config_maps.get(&name).is_some_and(|present| is_as_wanted(present, &map)) {
-        return Ok(false);
+async fn apply_config_maps(
+    client: &Client,
+    identity: &Identity,
+    found: &Found,
+    maps: Vec<ConfigMap>,
+) -> Result<usize, Error> {
+    let mut due = Vec::new();
+    for map in maps {
+        let name = map.metadata.name.clone().unwrap_or_default();
+        if !found.config_maps.get(&name).is_some_and(|present| is_as_wanted(present, &map)) {
+            due.push(apply_config_map(Api::namespaced(client.clone(), &identity.namespace), name, map));
+        }
     }
+    let count = due.len();
+    futures::stream::iter(due).buffer_unordered(WRITE_CONCURRENCY).try_collect::<()>().await?;
+    Ok(count)
+}
+
+async fn apply_config_map(api: Api<ConfigMap>, name: String, map: ConfigMap) -> Result<(), Error> {
     tracing::info!(config_map = name, "applies a ConfigMap");
     // Their names are ours, so nobody else's fields are overruled but those that were edited by hand.
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    Api::<ConfigMap>::namespaced(client.clone(), &identity.namespace)
-        .patch(&name, &parameters, &Patch::Apply(&map))
-        .await
-        .map_err(|source| Error::ApplyConfigMap { name, source: Box::new(source) })?;
-    Ok(true)
+    match api.patch(&name, &parameters, &Patch::Apply(&map)).await {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Error::ApplyConfigMap { name, source: Box::new(source) }),
+    }
 }
 
 /// Whether a `ConfigMap`, as our store has it, is what it should be. Of immutable ones the store has no data; their
@@ -225,14 +237,13 @@ fn is_as_wanted(present: &ConfigMap, wanted: &ConfigMap) -> bool {
 /// Touches the pods whose kubelet has not been asked for these files: it then brings them at once, and not after a
 /// minute.
 async fn sync_pods(client: &Client, pods: &[AgentPod], hash: &str) -> Result<usize, Error> {
-    use futures::{StreamExt as _, TryStreamExt as _};
     let mut due = Vec::new();
     for pod in pods {
         if pod.agent_image.is_some() && !pod.terminating && pod.synced.as_deref() != Some(hash) {
             due.push(sync_pod(Api::namespaced(client.clone(), &pod.namespace), pod.name.clone(), hash.to_owned()));
         }
     }
-    let touched: Vec<bool> = futures::stream::iter(due).buffer_unordered(SYNC_CONCURRENCY).try_collect().await?;
+    let touched: Vec<bool> = futures::stream::iter(due).buffer_unordered(WRITE_CONCURRENCY).try_collect().await?;
     Ok(touched.into_iter().filter(|touched| *touched).count())
 }
 

@@ -41,7 +41,7 @@ struct Run {
     /// Version of the agent that new workloads get.
     #[arg(long, env = "CABLOY_AGENT_VERSION", default_value = env!("CARGO_PKG_VERSION"))]
     agent_version: String,
-    /// When nodes pull the agent's image: Always, IfNotPresent or Never.
+    /// When nodes pull the agent's image: `Always`, `IfNotPresent` or `Never`.
     #[arg(long, env = "CABLOY_AGENT_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     agent_pull_policy: String,
     /// Where /metrics, /healthz and /readyz are served.
@@ -126,7 +126,7 @@ impl Run {
         let ended = tokio::select! {
             _ = terminate.recv() => Ok(()),
             interrupted = tokio::signal::ctrl_c() => interrupted.map_err(anyhow::Error::from),
-            served = server => served.context("the server panicked").and_then(|served| served.context("the server failed")),
+            end = server => end.context("the server panicked").and_then(|end| end.context("the server failed")),
         };
         tracing::info!("the operator ends: running reconciliations are finished");
         shutdown.cancel();

@@ -37,7 +37,7 @@ use crate::{
     removals::Removals,
     server::Health,
     status::{self, News},
-    validate::{self, Identity, Masters, deletion_policy},
+    validate::{self, Identity, Masters, ResolvedRole, deletion_policy},
     watches::{Guarded, Stores, Watches, watch},
 };
 
@@ -267,21 +267,14 @@ fn users(
         .collect()
 }
 
-/// Measures, traces and reports a reconciliation.
+/// Measures and reports a reconciliation; its tracing span, with the resource and what caused it, is kube's.
 async fn reconcile(resource: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, Error> {
     // The semaphore is never closed.
     let _permit = scope.shared.permits.acquire().await;
     let identity = identity(&resource);
-    let span = tracing::info_span!(
-        "reconcile",
-        namespace = identity.namespace,
-        name = identity.name,
-        generation = identity.generation
-    );
     let begun = Instant::now();
-    let result = steps(&resource, &identity, &scope).instrument(span.clone()).await;
+    let result = steps(&resource, &identity, &scope).await;
     scope.shared.metrics.reconciled(begun.elapsed(), result.as_ref().err().map(Error::reason));
-    let _entered = span.enter();
     let mut memory = scope.memory();
     let known = memory.entry(identity.uid.clone()).or_default();
     match &result {
@@ -298,6 +291,7 @@ async fn reconcile(resource: Arc<Guarded>, scope: Arc<Scope>) -> Result<Action, 
 }
 
 /// Later and later, and not all at once.
+#[expect(clippy::needless_pass_by_value, reason = "kube calls it so")]
 fn error_policy(resource: Arc<Guarded>, _: &Error, scope: Arc<Scope>) -> Action {
     let failures = scope.memory().get(&identity(&resource).uid).map_or(1, |known| known.failures);
     Action::requeue(delay(failures).mul_f64(rand::rng().random_range(0.75..1.25)))
@@ -350,7 +344,7 @@ async fn steps(resource: &Guarded, identity: &Identity, scope: &Scope) -> Result
         Err(refusals) => Err(refusals),
         Ok(sound) => {
             let wanted: Vec<_> =
-                sound.role(REDLOCK_ROLE).into_iter().flat_map(|role| role.clients()).map(validate::server).collect();
+                sound.role(REDLOCK_ROLE).into_iter().flat_map(ResolvedRole::clients).map(validate::server).collect();
             match dereference::masters(&scope.agents, &mut found, &wanted).await {
                 Masters::Free | Masters::Idle(_) => Ok(sound),
                 in_use @ Masters::InUse(..) => validate::validate(identity, &cluster.spec, &in_use),

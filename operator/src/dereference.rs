@@ -131,12 +131,11 @@ pub async fn dereference(
     let claimed = claimed(stores, identity);
     let named =
         spec.workloads.iter().map(|workload| WorkloadRef { kind: workload.kind(), name: workload.name.clone() });
+    let wanted: BTreeSet<_> = named.chain(claimed.iter().cloned()).collect();
     let mut workloads = BTreeMap::new();
-    for reference in named.chain(claimed.iter().cloned()) {
-        if !workloads.contains_key(&reference) {
-            let live = read_workload(client, identity, &reference).await?;
-            workloads.insert(reference, live);
-        }
+    for reference in wanted {
+        let live = read_workload(client, identity, &reference).await?;
+        workloads.insert(reference, live);
     }
     let owners: BTreeSet<_> = workloads.values().flatten().map(|live| live.uid().to_owned()).collect();
     let agent_map = read_config_map(client, identity, &agent_config_map(&identity.name)).await?;
@@ -242,13 +241,8 @@ fn belongs<K: Resource>(object: &K, identity: &Identity) -> bool {
 /// The pods of a resource that have not ended.
 #[must_use]
 pub fn pods(stores: &Stores, identity: &Identity) -> Vec<AgentPod> {
-    let mut pods: Vec<_> = stores
-        .pods
-        .state_filter(|pod| belongs(pod, identity))
-        .iter()
-        .map(|pod| AgentPod::of(pod))
-        .filter(|pod| !pod.ended)
-        .collect();
+    let mut pods: Vec<_> =
+        stores.pods.state_filter(|pod| belongs(pod, identity)).iter().filter_map(|pod| AgentPod::of(pod)).collect();
     pods.sort_by(|one, other| one.name.cmp(&other.name));
     pods
 }
@@ -377,7 +371,6 @@ mod tests {
             namespace: "prod".into(),
             ip: None,
             scheduled: true,
-            ended: false,
             terminating: false,
             agent_image: None,
             agent_runs: true,

@@ -2,7 +2,7 @@
 //!
 //! Our label is on the pod templates, and so on `ReplicaSets`, `ControllerRevisions` and pods: of those only ours are watched.
 
-use std::{fmt::Debug, hash::Hash};
+use std::{fmt::Debug, hash::Hash, sync::Arc};
 
 use cabloy_crds::{CabloyCluster, names::AGENT_CONTAINER};
 use futures::{Stream, StreamExt as _};
@@ -19,12 +19,13 @@ use kube::{
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         WatchStreamExt as _,
-        reflector::{self, Store, store::WriterDropped},
+        reflector::{self, Store},
         watcher,
     },
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::watch::error::RecvError;
 
 use crate::names::{BOOT, BOOT_CONFIG, CLUSTER, FIELD_MANAGER, MANAGED_BY, boot_prefix, prefix};
 
@@ -53,6 +54,8 @@ pub struct Stores {
     pub config_maps: Store<ConfigMap>,
     /// Pods with our part: address, and whether the agent runs.
     pub pods: Store<Pod>,
+    /// How many lists have not been read yet. The stores' own way to wait wakes only one of several that wait.
+    unread: tokio::sync::watch::Receiver<usize>,
 }
 
 impl Stores {
@@ -60,15 +63,8 @@ impl Stores {
     ///
     /// # Errors
     /// The watches have ended.
-    pub async fn ready(&self) -> Result<(), WriterDropped> {
-        self.clusters.wait_until_ready().await?;
-        self.deployments.wait_until_ready().await?;
-        self.stateful_sets.wait_until_ready().await?;
-        self.daemon_sets.wait_until_ready().await?;
-        self.replica_sets.wait_until_ready().await?;
-        self.controller_revisions.wait_until_ready().await?;
-        self.config_maps.wait_until_ready().await?;
-        self.pods.wait_until_ready().await
+    pub async fn ready(&self) -> Result<(), RecvError> {
+        self.unread.clone().wait_for(|unread| *unread == 0).await.map(drop)
     }
 }
 
@@ -103,15 +99,17 @@ pub fn watch(client: &Client, namespace: Option<&str>) -> (Stores, Watches) {
     let all = watcher::Config::default;
     let ours = || watcher::Config::default().labels(CLUSTER);
     let managed = watcher::Config::default().labels(&format!("{MANAGED_BY}={FIELD_MANAGER},{CLUSTER}"));
-    let (clusters, clusters_events) = reflect(api(client, namespace), all(), |_: &mut Guarded| {});
-    let (deployments, deployments_events) = reflect(api(client, namespace), all(), prune_workload);
-    let (stateful_sets, stateful_sets_events) = reflect(api(client, namespace), all(), prune_workload);
-    let (daemon_sets, daemon_sets_events) = reflect(api(client, namespace), all(), prune_workload);
-    let (replica_sets, replica_sets_events) = reflect(api(client, namespace), ours(), prune_replica_set);
+    let (reading, unread) = tokio::sync::watch::channel(0);
+    let reading = Arc::new(reading);
+    let (clusters, clusters_events) = reflect(api(client, namespace), all(), &reading, |_: &mut Guarded| {});
+    let (deployments, deployments_events) = reflect(api(client, namespace), all(), &reading, prune_workload);
+    let (stateful_sets, stateful_sets_events) = reflect(api(client, namespace), all(), &reading, prune_workload);
+    let (daemon_sets, daemon_sets_events) = reflect(api(client, namespace), all(), &reading, prune_workload);
+    let (replica_sets, replica_sets_events) = reflect(api(client, namespace), ours(), &reading, prune_replica_set);
     let (controller_revisions, controller_revisions_events) =
-        reflect(api(client, namespace), ours(), prune_controller_revision);
-    let (config_maps, config_maps_events) = reflect(api(client, namespace), managed, prune_config_map);
-    let (pods, pods_events) = reflect(api(client, namespace), ours(), prune_pod);
+        reflect(api(client, namespace), ours(), &reading, prune_controller_revision);
+    let (config_maps, config_maps_events) = reflect(api(client, namespace), managed, &reading, prune_config_map);
+    let (pods, pods_events) = reflect(api(client, namespace), ours(), &reading, prune_pod);
     (
         Stores {
             clusters,
@@ -122,6 +120,7 @@ pub fn watch(client: &Client, namespace: Option<&str>) -> (Stores, Watches) {
             controller_revisions,
             config_maps,
             pods,
+            unread,
         },
         Watches {
             clusters: clusters_events,
@@ -146,12 +145,19 @@ where
     }
 }
 
-fn reflect<K>(api: Api<K>, config: watcher::Config, prune: impl Fn(&mut K) + Send + 'static) -> (Store<K>, Events<K>)
+fn reflect<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    reading: &Arc<tokio::sync::watch::Sender<usize>>,
+    prune: impl Fn(&mut K) + Send + 'static,
+) -> (Store<K>, Events<K>)
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Default + Send + Sync,
 {
     let (reader, writer) = reflector::store();
+    reading.send_modify(|unread| *unread += 1);
+    let mut reading = Some(reading.clone());
     let events = watcher(api, config)
         .default_backoff()
         .modify(move |object| {
@@ -159,6 +165,14 @@ where
             prune(object);
         })
         .reflect(writer)
+        .inspect(move |event| {
+            // The first list has been read, and is in the store.
+            if matches!(event, Ok(watcher::Event::InitDone))
+                && let Some(reading) = reading.take()
+            {
+                reading.send_modify(|unread| *unread -= 1);
+            }
+        })
         .touched_objects();
     (reader, boxed(events))
 }

@@ -130,7 +130,8 @@ pub fn build(validated: &Validated, found: &Found, settings: &Settings) -> Resul
     let unneeded = found
         .config_maps
         .keys()
-        .filter(|name| !wanted.contains(*name) && !(name.starts_with(&boot_prefix) && used.contains(*name)))
+        .filter(|name| !wanted.contains(*name))
+        .filter(|name| !used.contains(*name) || !name.starts_with(&boot_prefix))
         .cloned()
         .collect();
     let withdrawn = found

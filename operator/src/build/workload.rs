@@ -460,7 +460,8 @@ pub fn without_leftovers(workload: &Value) -> Option<Value> {
     let mut containers = pod.get("containers").and_then(Value::as_array).cloned().unwrap_or_default();
     for container in &mut containers {
         removed |= retain(container, "env", |item| {
-            !starts(item, "name", "CABLOY_") && !(named(item, NODE_OPTIONS) && is_our_node_options(item))
+            let ours = starts(item, "name", "CABLOY_") || (named(item, NODE_OPTIONS) && is_our_node_options(item));
+            !ours
         });
         removed |= retain(container, "volumeMounts", |item| !starts(item, "name", "cabloy-"));
     }

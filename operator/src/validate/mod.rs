@@ -195,7 +195,8 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
     let (schedules, startups, revisions) = schedules::resolve(schedules, startups, &mut refusals);
     let cluster_tasks = startups.iter().any(|task| task.scope == Scope::Cluster);
     let needs_leader = !schedules.is_empty() || cluster_tasks;
-    if !agent.enabled() && !(schedules.is_empty() && startups.is_empty()) {
+    let has_work = !schedules.is_empty() || !startups.is_empty();
+    if has_work && !agent.enabled() {
         refusals.push(Refusal::invalid(
             "agent.enabled",
             "schedules and startups are run by the agent: set it to true, or remove them",
