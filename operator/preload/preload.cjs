@@ -425,7 +425,6 @@ function hookEnv(read) {
       return delete env[key];
     },
   });
-  Module.syncBuiltinESMExports(); // import { env } from 'process'
 }
 
 // ---- Start ----

@@ -225,6 +225,7 @@ fn every_topology() -> Pod {
     // as kubelet mounts a Secret: files are links into a folder whose name begins with two dots
     pod.write("config/0/..data/b.json", &json!({"mysql": {"clients": {"__ebdb": {"user": "0/b", "database": "0/b"}}}}));
     symlink("..data/b.json", pod.path("config/0/b.json")).unwrap();
+    pod.text("config/0/..file", "ignored");
     pod.write(
         "config/0/a",
         &json!({"mysql": {"clients": {"__ebdb": {"user": "0/a", "host": "0/a", "password": password}}}, "list": []}),
@@ -345,12 +346,16 @@ fn a_real_app_boots_on_it() {
         });
         command.arg(npm::modules().join("@zhennann/egg-scripts/lib/start-cluster")).arg(options.to_string());
         let master = Process::spawn("egg", command, &log).unwrap();
+        let read = || fs::read_to_string(&log).unwrap();
+        let wait = |what: &str, holds: &dyn Fn() -> bool| {
+            let held = try_until_blocking(what, Duration::from_secs(60), holds);
+            held.unwrap_or_else(|error| panic!("{node}: {error}: {}", tail(&log, 20)));
+        };
         let seen = |count: usize| {
-            let found = try_until_blocking("the app's processes", Duration::from_secs(60), || {
-                let seen = facts(&fs::read_to_string(&log).unwrap());
-                (seen.len() >= count).then_some(seen)
-            });
-            found.unwrap_or_else(|error| panic!("{node}: {error}: {}", tail(&log, 20)))
+            // a line is there in full once its end is
+            let whole = || facts(read().rsplit_once('\n').map_or("", |(lines, _)| lines));
+            wait("the app's processes", &|| whole().len() >= count);
+            whole()
         };
 
         let first = seen(2);
@@ -377,9 +382,14 @@ fn a_real_app_boots_on_it() {
             let keyspace: String = redis.run(&["INFO", "keyspace"]);
             assert!(keyspace.contains(&format!("db{db}:keys=1,")), "{key} in {keyspace}");
         }
+        // before, the master would not start another worker in place of one that dies
+        wait("the master", &|| read().contains("started on http"));
         // egg writes its configuration down, and must not do so with secrets
         for file in ["agent_config.json", "application_config.json"] {
-            let dump = fs::read_to_string(pod.path("app/src/backend/run").join(file)).unwrap();
+            let dump = || fs::read_to_string(pod.path("app/src/backend/run").join(file)).unwrap();
+            // it is written twice: at times it is empty
+            wait(file, &|| serde_json::from_str::<Value>(&dump()).is_ok());
+            let dump = dump();
             assert!(dump.contains(&port(&closed).to_string()));
             assert_no_secret(file, &dump);
         }
