@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant as Wakeup, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use crate::clock::{Clock as _, Instant, SystemClock};
 use crate::ledger::{FinishError, Ledger, Put, PutError, ReadError, Record, RunResult};
@@ -441,7 +441,9 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event) {
+        let traced = tracing::enabled!(tracing::Level::TRACE).then(|| format!("{event:?}"));
         let actions = self.set.core.step(SystemClock.now(), event);
+        trace!(agent = %self.agent, event = traced, ?actions);
         self.carry_out(actions);
         let mut view = locked(&self.view);
         view.promised = self.set.core.promised();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cabloy_agent::clock::{Clock as _, Instant, SystemClock};
 use cabloy_agent::election::{
-    AgentId, Candidacy, ElectionStatus, Elector, ErrorKind, Master, Masters, Owner, Role, Term, Timing,
+    AgentId, Candidacy, ElectionStatus, Elector, ErrorKind, Master, Masters, NodeStatus, Owner, Role, Term, Timing,
 };
 use cabloy_agent::ledger::{FinishError, Put, PutError, RunResult};
 use cabloy_tests::redis::Redis;
@@ -42,6 +42,9 @@ impl Agent {
     }
 
     fn idle(name: &str, masters: Masters, terms: &Terms) -> Self {
+        // RUST_LOG=cabloy_agent=trace shows every event and action.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let id = AgentId { pod: name.to_owned(), uid: format!("uid-{name}") };
@@ -139,7 +142,9 @@ async fn follows(agent: &Agent, leader: &str) {
         Role::Follower { leader: Some(Owner::Agent { agent, .. }) } => agent.pod == leader,
         _ => false,
     };
-    tokio::time::timeout(SOON, role.wait_for(is)).await.expect("no leader is seen").unwrap();
+    if tokio::time::timeout(SOON, role.wait_for(is)).await.is_err() {
+        panic!("{leader} is not seen to lead: {:#?}", agent.status());
+    }
 }
 
 fn claim(id: &str, attempt: u32) -> Put {
@@ -239,14 +244,14 @@ async fn one_dead_node_of_three_does_not_matter() {
     let agents = start::<2>(&masters(&servers), &terms);
     let (first, term) = leader(&agents).await;
     servers[0].kill();
-    wait::until("the node to be missed", SOON, || !agents[first].status().nodes[0].reachable).await;
+    wait::until("the node to be missed", SOON, async || !agents[first].status().nodes[0].reachable).await;
     tokio::time::sleep(TTL * 2).await;
     assert!(term.may_claim(), "the leader stays");
     assert_eq!(agents[first].elector.ledger().put(&term, vec![claim("run", 1)]).await, [Ok(())]);
 
     // It comes back empty; the leader takes it in again, and then any other may die.
     servers[0].restart_empty();
-    wait::until("the lock on the node that came back", SOON, || {
+    wait::until("the lock on the node that came back", SOON, async || {
         servers[0].run::<Option<String>>(&["GET", LOCK]).is_some()
     })
     .await;
@@ -291,7 +296,7 @@ async fn killed_servers_that_return_are_found_again() {
     servers[0].kill();
     servers[1].kill();
     tokio::time::timeout(SOON, term.lost().cancelled()).await.expect("the term ends");
-    wait::until("both to be missed", SOON, || {
+    wait::until("both to be missed", SOON, async || {
         agents.iter().all(|agent| agent.status().nodes.iter().filter(|node| node.reachable).count() == 1)
     })
     .await;
@@ -394,11 +399,9 @@ async fn a_wrong_password_is_told_by_category_and_heals() {
         master.password = Some("battery staple".into());
     }
     let agents = start::<1>(&wrong, &terms);
-    let kind = |kind: ErrorKind| {
-        let is = move |agent: &Agent| {
-            agent.status().nodes.iter().all(|node| node.error.as_ref().is_some_and(|error| error.kind == kind))
-        };
-        wait::until("the error", SOON, || is(&agents[0]))
+    let kind = async |kind: ErrorKind| {
+        let is = |node: &NodeStatus| node.error.as_ref().is_some_and(|error| error.kind == kind);
+        wait::until("the error", SOON, async || agents[0].status().nodes.iter().all(is)).await;
     };
     kind(ErrorKind::WrongPassword).await;
     assert!(!format!("{:?}", agents[0].status()).contains("staple"));
@@ -469,7 +472,7 @@ async fn the_newest_revision_leads_at_once() {
     let old = start::<2>(&masters, &terms);
     let (_, term) = leader(&old).await;
     let new = Agent::idle("new-0", masters.clone(), &terms);
-    wait::until("its connections", SOON, || new.status().nodes.iter().all(|node| node.reachable)).await;
+    wait::until("its connections", SOON, async || new.status().nodes.iter().all(|node| node.reachable)).await;
     let before = now();
     new.elector.stand(Candidacy { stands: true, revision: 2 });
     let (_, next) = leader([&new]).await;

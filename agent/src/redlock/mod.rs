@@ -3,10 +3,12 @@
 //! * [`core`] is the whole protocol: pure, without sockets, clocks or randomness of its own.
 //! * [`message`] is what the core says to a node and what the node answers; [`script`] turns it into Lua calls.
 //! * [`record`] is what the nodes remember of runs, and how two memories of the same run are merged.
+//! * [`model`] is a node without Redis, for simulation: it does what the scripts do.
 //! * [`node`] owns the connections to one Redis server.
 
 pub mod core;
 pub mod message;
+pub mod model;
 pub mod node;
 pub mod record;
 pub mod script;

@@ -52,11 +52,13 @@ impl Record {
         self.results.iter().find(|result| result.done && result.nonce != nonce)
     }
 
-    /// Adds a result; the first one of an attempt stays (PROTOCOL 4).
+    /// Adds a result. The first one of an attempt stays (PROTOCOL 4), but for one thing: somebody may give an attempt up
+    /// that another one then sees done, and done goes before given up, wherever the two meet.
     pub fn add_result(&mut self, result: RunResult) {
-        if self.result(&result.nonce).is_none() {
-            self.results.push(result);
-            self.results.sort_by(|a, b| a.nonce.cmp(&b.nonce));
+        match self.results.binary_search_by(|known| known.nonce.cmp(&result.nonce)) {
+            Ok(at) if result.done && !self.results[at].done => self.results[at] = result,
+            Ok(_) => {}
+            Err(at) => self.results.insert(at, result),
         }
     }
 

@@ -13,9 +13,11 @@ use crate::redlock::message::{Body, Entry, Incarnation, Reply, Request, Verdict}
 use crate::redlock::record::{self, Record, Records};
 
 /// The first wait after tries that split the nodes among themselves is random within this; it doubles from there.
-const BACKOFF: Duration = Duration::from_millis(10);
+const BACKOFF: Duration = Duration::from_millis(5);
 /// No wait after a failed try is longer.
 const BACKOFF_LIMIT: Duration = Duration::from_secs(1);
+/// Once a majority of a leader's nodes are free, the others follow within this.
+const RELEASE: Duration = Duration::from_millis(2);
 /// Those who wait for a lock to run out spread over this.
 const SPREAD: Duration = Duration::from_millis(50);
 /// Lua compares numbers exactly below this.
@@ -202,6 +204,17 @@ impl Core {
         }
     }
 
+    /// A leader gives its lock back. When a majority of the nodes are free, the others follow at once, and with those
+    /// free as well two candidates cannot both fail: that is worth a moment.
+    pub(super) fn freed(&mut self, owner: &Owner) {
+        if matches!(self.phase, Phase::Waiting) {
+            self.backs_off = self.nodes.iter().any(|node| node.seen.as_ref().is_some_and(|seen| seen.owner == *owner));
+            if self.backs_off {
+                self.set_timer(Timer::Look, self.now + RELEASE, Duration::ZERO);
+            }
+        }
+    }
+
     /// Newest revision first: makes the leader of an older one resign, and keeps others of it from standing.
     fn mark(&mut self) {
         self.marked_until = self.now + self.timing.ttl / 2;
@@ -214,6 +227,8 @@ impl Core {
     /// PROTOCOL 1: proposes the highest promise seen + 1 to all nodes.
     fn try_for_it(&mut self) {
         let token = self.promised + 1;
+        // No token is proposed twice: a grant of the earlier try, since released, would count for the later one.
+        self.promised = token;
         let revision = self.candidacy.revision;
         let owner = Owner::Agent { agent: self.agent.clone(), revision, token };
         self.phase = Phase::Trying(Try {

@@ -116,8 +116,26 @@ impl Core {
                 outcome: done.map(|done| Err(PutError::AlreadyDone(done))),
             }
         });
-        let items = items.collect();
+        let mut items: Vec<_> = items.collect();
+        let mut ids = BTreeSet::new();
+        for item in items.iter_mut().rev().filter(|item| !ids.insert(item.record.id.clone())) {
+            item.outcome = Some(Err(PutError::Overtaken));
+        }
+        self.overtake(op, &items);
         self.begin(op, Operation::Put(items));
+    }
+
+    /// One write of a record at a time: a claim that is taken back would undo another that a majority has taken since.
+    fn overtake(&mut self, op: OpId, items: &[Item]) {
+        for item in items {
+            let Some(earlier) = self.writing.insert(item.record.id.clone(), op) else { continue };
+            let Some(Operation::Put(items)) = self.operations.get_mut(&earlier) else { continue };
+            let same = |other: &&mut Item| other.record.id == item.record.id && other.outcome.is_none();
+            for item in items.iter_mut().filter(same) {
+                item.outcome = Some(Err(PutError::Overtaken));
+            }
+            self.decide(earlier);
+        }
     }
 
     pub(super) fn finish(&mut self, op: OpId, id: String, result: RunResult) {
@@ -349,6 +367,11 @@ impl Core {
                 let decided = items.iter().all(|item| item.outcome.is_some());
                 self.record(stored);
                 if decided && let Some(Operation::Put(items)) = self.operations.remove(&op) {
+                    for item in &items {
+                        if self.writing.get(&item.record.id) == Some(&op) {
+                            self.writing.remove(&item.record.id);
+                        }
+                    }
                     let results = items.into_iter().filter_map(|item| item.outcome).collect();
                     self.actions.push(Action::Put { op, results });
                 }
@@ -428,6 +451,7 @@ impl Core {
 
     /// The term is over: what it had in flight is in doubt for ever. Results do not depend on it.
     pub(super) fn end_terms_operations(&mut self) {
+        self.writing.clear();
         for (op, operation) in mem::take(&mut self.operations) {
             match operation {
                 Operation::Put(items) => {

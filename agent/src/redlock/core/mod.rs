@@ -9,7 +9,8 @@
 
 mod election;
 mod ledger;
-
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -285,6 +286,8 @@ pub struct Core {
     /// The leader that was announced last, while following.
     announced: Option<Option<Owner>>,
     operations: BTreeMap<OpId, Operation>,
+    /// Which put writes a record now.
+    writing: BTreeMap<String, OpId>,
     calls: BTreeMap<CallId, Call>,
     last_call: CallId,
     last_round: u64,
@@ -308,6 +311,7 @@ impl Core {
             marked_until: Instant::default(),
             announced: None,
             operations: BTreeMap::new(),
+            writing: BTreeMap::new(),
             calls: BTreeMap::new(),
             last_call: 0,
             last_round: 0,
@@ -443,7 +447,8 @@ impl Core {
                 if node.seen.as_ref().is_some_and(|seen| seen.owner == owner) {
                     node.seen = None;
                 }
-                node.freed = Some(owner);
+                node.freed = Some(owner.clone());
+                self.freed(&owner);
             }
             Wake::Stand { revision, ttl } => node.stand = Some((revision, self.now + ttl)),
         }

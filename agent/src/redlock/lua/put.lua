@@ -23,7 +23,11 @@ local function put(id, claim, seq, nonce, record)
         if next(known.r) then
             local new = cjson.decode(record)
             for of, result in pairs(known.r) do
-                new.r[of] = result
+                -- What is known stays, but done goes before given up.
+                local brought = new.r[of]
+                if not brought or string.sub(brought, 1, 1) ~= '1' or string.sub(result, 1, 1) == '1' then
+                    new.r[of] = result
+                end
             end
             record = cjson.encode(new)
         end
