@@ -1,6 +1,29 @@
-//! The agent.
+//! The agent beside a `CabloyJS` app: elects one leader with Redlock, and on the leader runs schedules and startup tasks
+//! by calling the app.
+//!
+//! * [`clock`], [`redlock`], [`election`] and [`ledger`]: who leads, and what is remembered whoever does.
+//! * [`files`] and [`reload`]: what the agent works by.
+//! * [`schedule`], [`startup`] and [`runs`]: what is due and what comes next; pure.
+//! * [`engine`] and [`gate`]: carry that out, on the leader and on each pod.
+//! * [`app`] and [`health`]: calls to the app.
+//! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
+//! * [`agent`]: all of it together.
 
+pub mod agent;
+pub mod app;
 pub mod clock;
+pub mod drain;
 pub mod election;
+pub mod engine;
+pub mod files;
+pub mod gate;
+pub mod health;
 pub mod ledger;
+pub mod metrics;
 pub mod redlock;
+pub mod reload;
+pub mod runs;
+pub mod schedule;
+pub mod server;
+pub mod shared;
+pub mod startup;

@@ -2,6 +2,8 @@
 //!
 //! Fields that a reader does not know are to be left alone: agent and operator may be of different versions.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -55,8 +57,8 @@ pub struct RevisionStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigStatus {
-    /// The first 16 hexadecimal digits of SHA-256 over `agent.json`, a zero byte, and `redis/redlock/client.json` (no
-    /// bytes where that is absent); absent while no files have been taken up.
+    /// The first 16 hexadecimal digits of SHA-256 over `agent.json`, and for each role in the order of the names a zero
+    /// byte, the name, a zero byte, and its `client.json`; absent while no files have been taken up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
     /// When they were taken up.
@@ -65,6 +67,9 @@ pub struct ConfigStatus {
     /// Why the files as they now are have not been taken up; the agent works on by the ones before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The Redis servers of each role, as `host:port/db`.
+    #[serde(default)]
+    pub roles: BTreeMap<String, Vec<String>>,
 }
 
 /// The app beside an agent.

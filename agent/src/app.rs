@@ -1,0 +1,488 @@
+//! Calls to the app beside the agent, over HTTP/1.1 on 127.0.0.1.
+//!
+//! One connection a request: the app's keep-alive timeout can never race a call, and what it costs on loopback is small.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use cabloy_crds::files::{self, Health, HttpTarget, Target};
+use cabloy_crds::vocabulary::{Generation, Method};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::runs::{Outcome, OutcomeKind, between};
+
+/// The longest part of an answer that is read.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// The longest part of an answer that is kept as a message, in characters.
+const MESSAGE_LIMIT: usize = 200;
+
+/// How long to wait before asking again after a 409, or a 202 that is not over, unless the app says otherwise.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest time that the app may have the agent wait before it asks again.
+const AGAIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a health check may take.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One attempt at a run, as the app is to be told of it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// `<namespace>/<cluster>`.
+    pub cluster: String,
+    /// `schedule` or `startup`: what the CloudEvents type ends in.
+    pub kind: &'static str,
+    /// Name of the schedule or task.
+    pub name: String,
+    /// What tells runs of the same name apart: the tick in RFC 3339, or the revision; also the fencing scope.
+    pub run: String,
+    /// The tick, or when the attempt began.
+    pub time: Timestamp,
+    /// The fencing token; none for a task that is each pod's own.
+    pub token: Option<u64>,
+    /// From 1.
+    pub attempt: u32,
+    /// When the agent gives up.
+    pub deadline: Timestamp,
+    /// Tells one run's requests from others' in traces: 16 bytes.
+    pub trace: u128,
+    /// What is called.
+    pub target: Target,
+}
+
+/// The app beside the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    generation: Generation,
+    port: u16,
+    health: Health,
+}
+
+/// Why there is no answer; never what was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No connection.
+    #[error("no connection to 127.0.0.1:{port}: {source}")]
+    Connect {
+        /// The app's port.
+        port: u16,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The connection broke, or what came was not HTTP.
+    #[error("the connection broke: {0}")]
+    Broken(#[from] hyper::Error),
+    /// The file asks for what cannot be put into a request.
+    #[error("no request can be made of this: {0}")]
+    Request(#[from] http::Error),
+}
+
+/// A failed health check.
+#[derive(Debug, thiserror::Error)]
+pub enum Unhealthy {
+    /// There is no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The answer is not a 2xx.
+    #[error("the health check is answered by {0}")]
+    Status(StatusCode),
+    /// No answer in time.
+    #[error("the health check is not answered within {} s", HEALTH_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+impl Unhealthy {
+    /// Whether nothing listens: the app is down, and asking twice would say no more.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::Call(CallError::Connect { .. }))
+    }
+}
+
+/// An answer, less what is not looked at.
+#[derive(Debug)]
+struct Response {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// What an answer means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// It is over.
+    Over(Outcome),
+    /// It runs already: ask again, the same way.
+    Running(Duration),
+    /// It runs: ask there.
+    Accepted { location: String, after: Duration },
+    /// The token is lower than one the app has seen.
+    Stale { highest: Option<u64>, outcome: Outcome },
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// What it came to.
+    pub outcome: Outcome,
+    /// The app has seen this token, which is higher than the one of the call.
+    pub stale: Option<u64>,
+}
+
+impl App {
+    /// The app as the file has it.
+    #[must_use]
+    pub fn new(app: &files::App) -> Self {
+        Self { generation: app.generation, port: app.port, health: app.health.clone() }
+    }
+
+    /// Asks the app whether it is alive.
+    ///
+    /// # Errors
+    /// It is not, or does not say so in time.
+    pub async fn check(&self) -> Result<(), Unhealthy> {
+        let check = async {
+            match &self.health {
+                Health::Tcp {} => Ok(drop(self.connect().await?)),
+                Health::Http { method, path } => {
+                    let request = self.request(*method, path).body(Full::default()).map_err(CallError::from)?;
+                    let response = self.send(request).await?;
+                    if response.status.is_success() { Ok(()) } else { Err(Unhealthy::Status(response.status)) }
+                }
+            }
+        };
+        tokio::time::timeout(HEALTH_TIMEOUT, check).await.unwrap_or(Err(Unhealthy::Timeout))
+    }
+
+    /// Makes a call and stays with it until the app is done; none if the deadline passes first.
+    pub async fn call(&self, call: &Call) -> Option<Called> {
+        let left = between(Timestamp::now(), call.deadline);
+        tokio::time::timeout(left, self.until_over(call)).await.ok()
+    }
+
+    async fn until_over(&self, call: &Call) -> Called {
+        let mut poll: Option<String> = None;
+        loop {
+            let answer = match &poll {
+                None => self.ask(call).await,
+                Some(location) => self.poll(location).await,
+            };
+            let meaning = match answer {
+                // A poll that fails says nothing about the run.
+                Err(_) if poll.is_some() => Meaning::Running(AGAIN),
+                Err(error) => Meaning::Over(failed(&error)),
+                Ok(response) => read_answer(self.generation, &response, poll.is_some(), Timestamp::now()),
+            };
+            match meaning {
+                Meaning::Over(outcome) => return Called { outcome, stale: None },
+                Meaning::Stale { highest, outcome } => {
+                    return Called { outcome, stale: highest.filter(|it| call.token.is_some_and(|token| *it > token)) };
+                }
+                Meaning::Running(after) => tokio::time::sleep(after).await,
+                Meaning::Accepted { location, after } => {
+                    poll = Some(location);
+                    tokio::time::sleep(after).await;
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, call: &Call) -> Result<Response, CallError> {
+        let Target::Http(target) = &call.target;
+        let body = target.body.as_ref().map(Value::to_string).unwrap_or_default();
+        let mut request = self.request(target.method, &target.path).body(Full::from(body))?;
+        request.headers_mut().extend(headers(call, target)?);
+        self.send(request).await
+    }
+
+    async fn poll(&self, location: &str) -> Result<Response, CallError> {
+        self.send(self.request(Method::Get, location).body(Full::default())?).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        // The host decides which of the app's instances answers, and another one than 127.0.0.1 would change the base
+        // URL that the app remembers.
+        Request::builder()
+            .method(method.as_str())
+            .uri(path)
+            .header(header::HOST, format!("127.0.0.1:{}", self.port))
+            .header(header::CONNECTION, "close")
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, concat!("cabloy-agent/", env!("CARGO_PKG_VERSION")))
+    }
+
+    async fn connect(&self) -> Result<TcpStream, CallError> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let stream = TcpStream::connect(address).await.map_err(|source| CallError::Connect { port: self.port, source })?;
+        // Without it a small request may wait for the acknowledgement of another; a failure costs only that.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response, CallError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let exchange = async move {
+            let (parts, mut body) = sender.send_request(request).await?.into_parts();
+            let mut read = Vec::new();
+            while let Some(frame) = body.frame().await {
+                if let Ok(data) = frame?.into_data() {
+                    let room = BODY_LIMIT - read.len();
+                    read.extend_from_slice(&data[..data.len().min(room)]);
+                }
+                if read.len() == BODY_LIMIT || body.is_end_stream() {
+                    break;
+                }
+            }
+            Ok(Response { status: parts.status, headers: parts.headers, body: read.into() })
+        };
+        tokio::pin!(exchange);
+        // The connection is driven beside the exchange, and dropped with it. If it ends first, all there is to read has
+        // been handed over.
+        tokio::select! {
+            response = &mut exchange => response,
+            _ = connection => exchange.await,
+        }
+    }
+}
+
+/// The headers of a call: CloudEvents 1.0 in binary mode, and what makes a repeated call harmless.
+fn headers(call: &Call, target: &HttpTarget) -> Result<HeaderMap, http::Error> {
+    let Call { cluster, kind, name, run, time, token, attempt, deadline, trace, .. } = call;
+    let id = format!("{cluster}/{name}@{run}");
+    // The parent of the app's spans: another one for each attempt.
+    let span = (*trace >> 64) as u64 ^ u64::from(*attempt);
+    let mut texts = vec![
+        ("ce-specversion", "1.0".to_owned()),
+        ("ce-id", format!("{id}#{attempt}")),
+        ("ce-source", format!("/cabloy/{cluster}")),
+        ("ce-type", format!("io.cabloy.{kind}")),
+        ("ce-subject", name.clone()),
+        ("ce-time", time.to_string()),
+        ("idempotency-key", format!("\"{id}\"")),
+        ("fencing-scope", id.clone()),
+        ("attempt", attempt.to_string()),
+        ("deadline", deadline.to_string()),
+        ("traceparent", format!("00-{trace:032x}-{:016x}-01", span.max(1))),
+    ];
+    texts.extend(token.map(|token| ("fencing-token", token.to_string())));
+    if target.body.is_some() {
+        texts.push(("content-type", "application/json".to_owned()));
+    }
+    texts.into_iter().map(|(name, text)| Ok((HeaderName::from_static(name), HeaderValue::try_from(text)?))).collect()
+}
+
+/// A call that came to no answer.
+fn failed(error: &CallError) -> Outcome {
+    let (kind, reason) = match error {
+        CallError::Connect { .. } => (OutcomeKind::Failed, "NoConnection"),
+        CallError::Broken(_) => (OutcomeKind::Failed, "ConnectionBroke"),
+        CallError::Request(_) => (OutcomeKind::Refused, "BadRequest"),
+    };
+    let (reason, message) = (reason.to_owned(), shorten(&error.to_string()));
+    Outcome { kind, reason, message, retry_after_ms: None, at: Timestamp::now() }
+}
+
+/// What an answer means (docs/agent.md has the table). `polled`: it answers the question after an accepted run.
+fn read_answer(generation: Generation, response: &Response, polled: bool, now: Timestamp) -> Meaning {
+    let Response { status, headers, body } = response;
+    let after = retry_after(headers, now);
+    let outcome = |kind: OutcomeKind, reason: &str| {
+        let message = if kind == OutcomeKind::Done { String::new() } else { format!("{status}: {}", text(body)) };
+        let retry_after_ms = after.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
+        Outcome { kind, reason: reason.to_owned(), message: shorten(&message), retry_after_ms, at: now }
+    };
+    let again = after.unwrap_or(AGAIN).min(AGAIN_LIMIT);
+    let location = headers.get(header::LOCATION).and_then(|location| location.to_str().ok()).and_then(own_path);
+    match (status.as_u16(), location) {
+        (202, Some(location)) => Meaning::Accepted { location, after: again },
+        (202, None) if polled => Meaning::Running(again),
+        (200..=299, _) => match failure_code(generation, body) {
+            None => Meaning::Over(outcome(OutcomeKind::Done, "")),
+            Some(code) => Meaning::Over(Outcome {
+                message: shorten(&format!("the app answers code {code}: {}", text(body))),
+                ..outcome(OutcomeKind::Failed, "AppFailed")
+            }),
+        },
+        (404, _) => Meaning::Over(outcome(OutcomeKind::Refused, "NotInThisVersion")),
+        (409, _) => Meaning::Running(again),
+        (410, _) => Meaning::Over(outcome(OutcomeKind::Disabled, "Gone")),
+        (412, _) => Meaning::Stale { highest: highest_token(body), outcome: outcome(OutcomeKind::Failed, "StaleToken") },
+        (429, _) => Meaning::Over(outcome(OutcomeKind::Failed, "TooManyRequests")),
+        (503, _) => Meaning::Over(outcome(OutcomeKind::Failed, "Unavailable")),
+        (500..=599, _) => Meaning::Over(outcome(OutcomeKind::Failed, "ServerError")),
+        (401 | 403, _) => Meaning::Over(outcome(OutcomeKind::Refused, "Forbidden")),
+        _ => Meaning::Over(outcome(OutcomeKind::Refused, "Refused")),
+    }
+}
+
+/// A `ctx.fail` of `CabloyJS` 4 is a 200 with a code other than 0.
+fn failure_code(generation: Generation, body: &[u8]) -> Option<Value> {
+    if generation != Generation::V4 {
+        return None;
+    }
+    let body: Value = serde_json::from_slice(body).ok()?;
+    body.get("code").filter(|code| !code.is_null() && code.as_i64() != Some(0)).cloned()
+}
+
+/// The highest token seen, from the body of a 412: a number, or `{"token": number}`.
+fn highest_token(body: &[u8]) -> Option<u64> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    body.get("token").unwrap_or(&body).as_u64()
+}
+
+/// `Retry-After`, in seconds or as a date.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?;
+    Some(between(now, date.timestamp()))
+}
+
+/// The path of a `Location` on the app itself; the agent goes nowhere else.
+fn own_path(location: &str) -> Option<String> {
+    let uri: http::Uri = location.parse().ok()?;
+    let local = uri.host().is_none_or(|host| matches!(host, "127.0.0.1" | "localhost"));
+    let path = uri.path_and_query()?.as_str();
+    (local && path.starts_with('/')).then(|| path.to_owned())
+}
+
+fn text(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(4 * MESSAGE_LIMIT)]).trim().to_owned()
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MESSAGE_LIMIT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn response(status: u16, headers: &[(&'static str, &str)], body: &Value) -> Response {
+        let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        Response {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: headers.collect(),
+            body: body.to_string().into(),
+        }
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-23T10:00:00Z".parse().unwrap()
+    }
+
+    fn over(generation: Generation, response: &Response) -> (OutcomeKind, String, Option<u64>) {
+        match read_answer(generation, response, false, now()) {
+            Meaning::Over(outcome) | Meaning::Stale { outcome, .. } => (outcome.kind, outcome.reason, outcome.retry_after_ms),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_status_has_its_meaning() {
+        use OutcomeKind::{Disabled, Done, Failed, Refused};
+        for (status, kind, reason) in [
+            (200, Done, ""), (202, Done, ""), (204, Done, ""), (302, Refused, "Refused"), (400, Refused, "Refused"),
+            (401, Refused, "Forbidden"), (403, Refused, "Forbidden"), (404, Refused, "NotInThisVersion"),
+            (410, Disabled, "Gone"), (412, Failed, "StaleToken"), (422, Refused, "Refused"), (423, Refused, "Refused"),
+            (429, Failed, "TooManyRequests"), (500, Failed, "ServerError"), (503, Failed, "Unavailable"),
+        ] {
+            let answer = over(Generation::Generic, &response(status, &[], &json!({})));
+            assert_eq!(answer, (kind, reason.to_owned(), None), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_v4_app_fails_with_status_200() {
+        for (body, kind) in [
+            (json!({"code": 0}), OutcomeKind::Done), (json!({"data": 1}), OutcomeKind::Done), (json!([]), OutcomeKind::Done),
+            (json!({"code": 1001, "message": "x"}), OutcomeKind::Failed), (json!({"code": "403"}), OutcomeKind::Failed),
+        ] {
+            assert_eq!(over(Generation::V4, &response(200, &[], &body)).0, kind, "{body}");
+            assert_eq!(over(Generation::Generic, &response(200, &[], &body)).0, OutcomeKind::Done, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_app_says_when_to_come_back() {
+        let seconds = response(503, &[("retry-after", "7")], &json!(null));
+        assert_eq!(over(Generation::V4, &seconds).2, Some(7_000));
+        let date = response(429, &[("retry-after", "Mon, 23 Nov 2026 10:00:30 GMT")], &json!(null));
+        assert_eq!(over(Generation::V4, &date).2, Some(30_000));
+    }
+
+    #[test]
+    fn runs_that_go_on_are_asked_for_again() {
+        let read = |response: &Response, polled| read_answer(Generation::V4, response, polled, now());
+        assert_eq!(read(&response(409, &[], &json!(null)), false), Meaning::Running(AGAIN));
+        let accepted = response(202, &[("location", "/jobs/7?x=1"), ("retry-after", "2")], &json!(null));
+        let expected = Meaning::Accepted { location: "/jobs/7?x=1".into(), after: Duration::from_secs(2) };
+        assert_eq!(read(&accepted, false), expected);
+        assert_eq!(read(&response(202, &[], &json!(null)), true), Meaning::Running(AGAIN));
+        let elsewhere = response(202, &[("location", "http://example.com/jobs/7")], &json!(null));
+        assert!(matches!(read(&elsewhere, false), Meaning::Over(_)), "the agent calls nobody but its app");
+    }
+
+    #[test]
+    fn a_stale_token_tells_the_highest() {
+        for body in [json!(42), json!({"token": 42})] {
+            match read_answer(Generation::V4, &response(412, &[], &body), false, now()) {
+                Meaning::Stale { highest, .. } => assert_eq!(highest, Some(42)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_headers_are_as_documented() {
+        let target = HttpTarget { path: "/run".into(), method: Method::Post, body: Some(json!({"a": 1})) };
+        let call = Call {
+            cluster: "prod/shop".into(),
+            kind: "schedule",
+            name: "nightly".into(),
+            run: "2026-11-23T03:00:00Z".into(),
+            time: "2026-11-23T03:00:00Z".parse().unwrap(),
+            token: Some(7),
+            attempt: 2,
+            deadline: "2026-11-23T03:05:00Z".parse().unwrap(),
+            trace: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
+            target: Target::Http(target.clone()),
+        };
+        let headers = headers(&call, &target).unwrap();
+        for (name, value) in [
+            ("idempotency-key", "\"prod/shop/nightly@2026-11-23T03:00:00Z\""),
+            ("ce-id", "prod/shop/nightly@2026-11-23T03:00:00Z#2"),
+            ("ce-time", "2026-11-23T03:00:00Z"),
+            ("fencing-token", "7"),
+            ("fencing-scope", "prod/shop/nightly@2026-11-23T03:00:00Z"),
+            ("attempt", "2"),
+            ("deadline", "2026-11-23T03:05:00Z"),
+            ("traceparent", "00-0123456789abcdef0123456789abcdef-0123456789abcded-01"),
+            ("content-type", "application/json"),
+        ] {
+            assert_eq!(headers.get(name).unwrap(), value, "{name}");
+        }
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        assert_eq!(shorten(&"ü".repeat(300)).chars().count(), MESSAGE_LIMIT + 1);
+        assert_eq!(shorten("short"), "short");
+    }
+}

@@ -1,0 +1,376 @@
+//! The files that the agent works by: read as a whole, checked as a whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cabloy_crds::agent_status::Problem;
+use cabloy_crds::files::{AgentFile, RedisClient, Retry, RoleFile, Target};
+use cabloy_crds::names::{AGENT_FILE, REDLOCK_ROLE, role_file};
+use cabloy_crds::vocabulary::{Overlap, Scope};
+use secrecy::SecretString;
+use sha2::{Digest, Sha256};
+
+use crate::redlock::{Master, Masters};
+use crate::schedule::Timetable;
+
+/// The folder of the roles' files.
+const ROLES_DIR: &str = "redis";
+
+/// The shortest lease: below this the margins of a lease are most of it.
+const MIN_TTL_MS: u64 = 500;
+
+/// The files, read and found good.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// `agent.json`.
+    pub file: AgentFile,
+    /// The servers that vote, with their passwords; none where nothing needs a leader.
+    pub masters: Masters,
+    /// The servers of every role, as `host:port/db`.
+    pub roles: BTreeMap<String, Vec<String>>,
+    /// Tells these files from others; see [`cabloy_crds::agent_status::ConfigStatus::hash`].
+    pub hash: String,
+    /// Tells these files, the secrets in them included, from others. Never shown.
+    pub fingerprint: [u8; 32],
+}
+
+/// What is wrong with the files, and which folders to watch for it to be mended.
+#[derive(Debug)]
+pub struct Bad {
+    /// At least one.
+    pub problems: Vec<Problem>,
+    /// The secret files that were looked for.
+    pub secrets: Vec<PathBuf>,
+}
+
+impl Bad {
+    fn one(reason: &str, message: String, path: impl Into<String>) -> Self {
+        Self { problems: vec![problem(reason, message, path)], secrets: Vec::new() }
+    }
+}
+
+fn problem(reason: &str, message: String, path: impl Into<String>) -> Problem {
+    Problem { reason: reason.to_owned(), message, path: Some(path.into()) }
+}
+
+/// The secret files that `masters` name.
+fn secret_files(clients: &[RedisClient]) -> Vec<PathBuf> {
+    clients.iter().filter_map(|client| client.password.as_ref()).map(|secret| PathBuf::from(&secret.file)).collect()
+}
+
+/// The folders in which a change of the files would show: the link `..data` of a projected volume is renamed in its
+/// root, and a plain file is changed in its own folder.
+#[must_use]
+pub fn folders(dir: &Path, secrets: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let redis = dir.join(ROLES_DIR);
+    let roles = std::fs::read_dir(&redis).into_iter().flatten().flatten().map(|entry| entry.path());
+    let own = [dir.to_owned(), redis.clone()].into_iter().chain(roles);
+    // Of a secret also the folder above: that is the root of the projected volume.
+    let secret = secrets.iter().flat_map(|file| file.ancestors().skip(1).take(2)).filter(|folder| folder.parent().is_some());
+    own.chain(secret.map(Path::to_owned)).filter(|folder| folder.is_dir()).collect()
+}
+
+/// Reads and checks the files in `dir`; also gives the secret files that they name.
+///
+/// # Errors
+/// All that is wrong with them.
+pub fn load(dir: &Path) -> Result<(Loaded, Vec<PathBuf>), Bad> {
+    let Texts { agent, roles: role_texts } = read_texts(dir)?;
+    let file: AgentFile = parse(&agent, AGENT_FILE)?;
+    let mut roles = BTreeMap::new();
+    for (role, text) in &role_texts {
+        let clients = match parse(text, &role_file(role))? {
+            RoleFile::Masters(clients) => clients,
+            RoleFile::Client(client) => vec![client],
+        };
+        roles.insert(role.clone(), clients);
+    }
+    let role_name = role_file(REDLOCK_ROLE);
+    let clients = roles.get(REDLOCK_ROLE).cloned().unwrap_or_default();
+    let secrets = secret_files(&clients);
+    let mut problems = check(&file);
+    problems.extend(check_masters(&file, &clients, &role_name));
+    let masters = clients.iter().enumerate().map(|(index, client)| master(client, &format!("{role_name}[{index}]")));
+    let (masters, missing): (Vec<_>, Vec<_>) = masters.partition(Result::is_ok);
+    problems.extend(missing.into_iter().filter_map(Result::err));
+    if !problems.is_empty() {
+        return Err(Bad { problems, secrets });
+    }
+    let masters: Masters = masters.into_iter().flatten().collect();
+    let texts = role_texts.iter().fold(Sha256::new().chain_update(&agent), |digest, (role, text)| {
+        digest.chain_update([0]).chain_update(role).chain_update([0]).chain_update(text)
+    });
+    let hash = texts.clone().finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = masters.iter().fold(texts, |digest, master| {
+        use secrecy::ExposeSecret;
+        let password = master.password.as_ref().map(|it| Sha256::digest(it.expose_secret()));
+        digest.chain_update(password.unwrap_or_default())
+    });
+    let address = |client: &RedisClient| format!("{}:{}/{}", client.host, client.port, client.db);
+    let roles = roles.into_iter().map(|(role, clients)| (role, clients.iter().map(address).collect())).collect();
+    Ok((Loaded { file, masters, roles, hash, fingerprint: fingerprint.finalize().into() }, secrets))
+}
+
+/// The texts of the files.
+#[derive(Debug)]
+struct Texts {
+    agent: String,
+    /// By role.
+    roles: BTreeMap<String, String>,
+}
+
+/// Reads the files, all of the same version: a projected volume changes all its files at once by another target of
+/// `..data`, so all are read from one target.
+fn read_texts(dir: &Path) -> Result<Texts, Bad> {
+    let data = dir.join("..data");
+    loop {
+        let target = std::fs::read_link(&data).ok();
+        let root = target.as_ref().map_or_else(|| dir.to_owned(), |target| dir.join(target));
+        let texts = read_from(&root);
+        if std::fs::read_link(&data).ok() == target {
+            let shown = |name: &str| dir.join(name).display().to_string();
+            return texts.map_err(|(name, error)| match error.kind() {
+                io::ErrorKind::NotFound => Bad::one("MissingFile", "the file is not there".to_owned(), shown(&name)),
+                _ => Bad::one("UnreadableFile", error.to_string(), shown(&name)),
+            });
+        }
+    }
+}
+
+fn read_from(root: &Path) -> Result<Texts, (String, io::Error)> {
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).map_err(|error| (name.to_owned(), error));
+    let agent = read(AGENT_FILE)?;
+    let mut roles = BTreeMap::new();
+    // Without the folder there are no roles.
+    for entry in std::fs::read_dir(root.join(ROLES_DIR)).into_iter().flatten().flatten() {
+        let Ok(role) = entry.file_name().into_string() else { continue };
+        if !role.starts_with('.') && entry.path().is_dir() {
+            roles.insert(role.clone(), read(&role_file(&role))?);
+        }
+    }
+    Ok(Texts { agent, roles })
+}
+
+fn parse<T: serde::de::DeserializeOwned>(text: &str, name: &str) -> Result<T, Bad> {
+    serde_json::from_str(text).map_err(|error| Bad::one("InvalidFile", error.to_string(), name))
+}
+
+fn master(client: &RedisClient, field: &str) -> Result<Master, Problem> {
+    let RedisClient { host, port, db, username, password, key_prefix: _ } = client;
+    let password = password.as_ref().map(|secret| {
+        let missing = |message: String| {
+            problem("MissingSecret", format!("{field}.password: {message}"), secret.file.clone())
+        };
+        let text = std::fs::read_to_string(&secret.file).map_err(|error| missing(error.kind().to_string()))?;
+        let text = text.trim();
+        if text.is_empty() { Err(missing("the file is empty".to_owned())) } else { Ok(SecretString::from(text)) }
+    });
+    Ok(Master {
+        name: format!("{host}:{port}"),
+        host: host.clone(),
+        port: *port,
+        db: *db,
+        username: username.clone(),
+        password: password.transpose()?,
+    })
+}
+
+fn check_masters(file: &AgentFile, clients: &[RedisClient], name: &str) -> Option<Problem> {
+    let needed = !file.schedules.is_empty() || file.startups.iter().any(|task| task.scope == Scope::Cluster);
+    if needed && clients.is_empty() {
+        let message = "schedules and startup tasks of scope Cluster need a leader, and no Redis is named to elect it";
+        return Some(problem("MissingFile", message.to_owned(), name));
+    }
+    let places: BTreeSet<_> = clients.iter().map(|it| (&it.host, it.port, it.db)).collect();
+    (places.len() < clients.len())
+        .then(|| problem("InvalidFile", "two of the servers are the same".to_owned(), name))
+}
+
+/// What the types of `agent.json` do not say.
+fn check(file: &AgentFile) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut wrong = |field: String, message: &str| {
+        problems.push(problem("InvalidFile", format!("{field}: {message}"), AGENT_FILE));
+    };
+    if file.cluster.split_once('/').is_none_or(|(namespace, name)| namespace.is_empty() || name.is_empty()) {
+        wrong("cluster".into(), "write <namespace>/<name>");
+    }
+    if file.cluster.chars().any(|char| char.is_control() || "{}\"\\".contains(char)) {
+        wrong("cluster".into(), "braces, quotes and control characters cannot be part of it");
+    }
+    if file.election.ttl_ms < MIN_TTL_MS {
+        wrong("election.ttlMs".into(), "write at least 500");
+    }
+    let mut names = BTreeSet::new();
+    for schedule in &file.schedules {
+        let field = |part: &str| format!("schedules.{}{part}", schedule.name);
+        if let Err(error) = Timetable::new(schedule) {
+            wrong(field(""), &error.to_string());
+        }
+        if !names.insert(&schedule.name) {
+            wrong(field(""), "the name is there twice");
+        }
+        if schedule.overlap != Overlap::Skip {
+            wrong(field(".overlap"), "this version of the agent knows only Skip");
+        }
+        for (part, message) in check_call(&schedule.name, schedule.timeout_ms, &schedule.retry, &schedule.target) {
+            wrong(field(part), message);
+        }
+    }
+    let mut names = BTreeSet::new();
+    for task in &file.startups {
+        let field = |part: &str| format!("startups.{}{part}", task.name);
+        if !names.insert(&task.name) {
+            wrong(field(""), "the name is there twice");
+        }
+        for (part, message) in check_call(&task.name, task.timeout_ms, &task.retry, &task.target) {
+            wrong(field(part), message);
+        }
+    }
+    for name in endless(file) {
+        wrong(format!("startups.{name}.after"), "it names a task that is not there, or leads back to itself");
+    }
+    problems
+}
+
+fn check_call(name: &str, timeout_ms: u64, retry: &Retry, target: &Target) -> Vec<(&'static str, &'static str)> {
+    let Target::Http(http) = target;
+    let path = http.path.parse::<http::uri::PathAndQuery>();
+    let valid_name = !name.is_empty() && name.chars().all(|char| char.is_ascii_graphic() && !"/@#\"\\".contains(char));
+    [
+        (!valid_name, ".name", "write letters, digits, - and ."),
+        (timeout_ms == 0, ".timeoutMs", "write at least 1"),
+        (!retry.factor.is_finite() || retry.factor < 1.0, ".retry.factor", "write at least 1"),
+        (path.is_err() || !http.path.starts_with('/'), ".target.http.path", "write a path that begins with /"),
+    ]
+    .into_iter()
+    .filter_map(|(bad, part, message)| bad.then_some((part, message)))
+    .collect()
+}
+
+/// The startup tasks that can never be reached through `after`.
+fn endless(file: &AgentFile) -> Vec<&str> {
+    let mut left: BTreeMap<&str, &Vec<String>> = file.startups.iter().map(|task| (task.name.as_str(), &task.after)).collect();
+    let mut reached = BTreeSet::new();
+    loop {
+        let next: Vec<&str> = left
+            .iter()
+            .filter(|(_, after)| after.iter().all(|name| reached.contains(name.as_str())))
+            .map(|(name, _)| *name)
+            .collect();
+        if next.is_empty() {
+            return left.into_keys().collect();
+        }
+        for name in next {
+            left.remove(name);
+            reached.insert(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use serde_json::{Value, json};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn agent() -> Value {
+        json!({
+            "cluster": "prod/shop",
+            "app": {"name": "shop", "generation": "v4", "port": 7002, "health": {"tcp": {}}},
+            "election": {"ttlMs": 10_000},
+            "schedules": [{
+                "name": "a", "everyMs": 1000, "timeZone": "UTC", "overlap": "Skip", "jitterMs": 0, "timeoutMs": 1000,
+                "onUnknown": "Skip", "retry": {"limit": 0, "initialDelayMs": 1, "factor": 2.0, "maxDelayMs": 1},
+                "suspend": false, "target": {"http": {"path": "/a", "method": "POST"}}
+            }],
+            "startups": [{
+                "name": "m", "scope": "Cluster", "gate": "Ready", "timeoutMs": 1000, "after": [],
+                "retry": {"limit": 0, "initialDelayMs": 1, "factor": 2.0, "maxDelayMs": 1},
+                "target": {"http": {"path": "/m", "method": "POST"}}
+            }]
+        })
+    }
+
+    fn write(dir: &Path, agent: &Value, masters: &Value) {
+        std::fs::create_dir_all(dir.join("redis/redlock")).unwrap();
+        std::fs::write(dir.join("agent.json"), agent.to_string()).unwrap();
+        std::fs::write(dir.join("redis/redlock/client.json"), masters.to_string()).unwrap();
+    }
+
+    fn messages(dir: &Path) -> Vec<String> {
+        let problems = load(dir).map(|_| ()).expect_err("bad files").problems;
+        problems.into_iter().map(|it| format!("{} {} {}", it.reason, it.message, it.path.unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn good_files_are_taken_and_told_apart() {
+        let dir = TempDir::new().unwrap();
+        let secret = dir.path().join("password");
+        std::fs::write(&secret, "one\n").unwrap();
+        write(dir.path(), &agent(), &json!([{"host": "a", "port": 1, "db": 0, "password": {"$file": secret}}]));
+        let (first, secrets) = load(dir.path()).unwrap();
+        assert_eq!((first.masters.len(), secrets), (1, vec![secret.clone()]));
+        assert_eq!(load(dir.path()).unwrap().0.fingerprint, first.fingerprint);
+        std::fs::write(&secret, "two").unwrap();
+        let second = load(dir.path()).unwrap().0;
+        assert_eq!(second.hash, first.hash, "a secret is no part of what is shown");
+        assert_ne!(second.fingerprint, first.fingerprint);
+    }
+
+    #[test]
+    fn a_projected_volume_is_read_through_its_link() {
+        let dir = TempDir::new().unwrap();
+        write(&dir.path().join("..1"), &agent(), &json!([{"host": "a", "port": 1, "db": 0}]));
+        symlink("..1", dir.path().join("..data")).unwrap();
+        symlink("..data/agent.json", dir.path().join("agent.json")).unwrap();
+        symlink("..data/redis", dir.path().join("redis")).unwrap();
+        assert!(load(dir.path()).is_ok());
+        assert!(folders(dir.path(), &[]).contains(dir.path()));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let dir = TempDir::new().unwrap();
+        assert!(messages(dir.path())[0].starts_with("MissingFile"));
+        let secret = dir.path().join("none");
+        write(dir.path(), &agent(), &json!([{"host": "a", "port": 1, "db": 0}, {"host": "b", "port": 1, "db": 0, "password": {"$file": secret}}]));
+        let found = messages(dir.path());
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("MissingSecret redis/redlock/client.json[1].password"), "{found:?}");
+        assert!(found[0].ends_with("/none"), "{found:?}");
+        write(dir.path(), &agent(), &json!([]));
+        assert!(messages(dir.path())[0].contains("need a leader"));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let masters = json!([{"host": "a", "port": 1, "db": 0}, {"host": "a", "port": 1, "db": 0}]);
+        for (pointer, value, said) in [
+            ("/cluster", json!("shop"), "cluster: write"),
+            ("/election/ttlMs", json!(1), "election.ttlMs"),
+            ("/schedules/0/everyMs", json!(0), "schedules.a: write exactly one"),
+            ("/schedules/0/timeZone", json!(1), "invalid type"),
+            ("/schedules/0/overlap", json!("BufferAll"), "schedules.a.overlap"),
+            ("/schedules/0/name", json!("a b"), ".name"),
+            ("/schedules/0/target/http/path", json!("a"), ".target.http.path"),
+            ("/startups/0/after", json!(["m"]), "startups.m.after"),
+            ("/startups/0/after", json!(["none"]), "startups.m.after"),
+            ("/startups/0/retry/factor", json!(0.5), ".retry.factor"),
+        ] {
+            let dir = TempDir::new().unwrap();
+            let mut agent = agent();
+            *agent.pointer_mut(pointer).unwrap() = value;
+            write(dir.path(), &agent, &masters);
+            let found = messages(dir.path());
+            assert!(found.iter().any(|it| it.contains(said)), "{pointer}: {found:?}");
+            if !said.starts_with("invalid") {
+                assert!(found.iter().any(|it| it.contains("two of the servers")), "{pointer}: {found:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Takes up changed files while the agent runs: all of them, or none.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cabloy_crds::agent_status::Problem;
+use jiff::Timestamp;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::files::{self, Bad, Loaded};
+
+/// Changes come in bursts; the files are read when none has come for this long.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// How often the files are read although nothing was heard: some file systems tell nothing.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// The same while they are bad.
+const RECHECK_BAD: Duration = Duration::from_secs(1);
+
+/// The files as the agent has them.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// What the agent works by; none until the files are good for the first time.
+    pub loaded: Option<Arc<Loaded>>,
+    /// When it was taken up.
+    pub loaded_at: Option<Timestamp>,
+    /// What is wrong with the files as they now are; empty if they are what the agent works by.
+    pub problems: Vec<Problem>,
+    /// How many times files were taken up.
+    pub taken: u64,
+    /// How many times changed files were refused.
+    pub refused: u64,
+}
+
+/// Watches folders, and says when something in them has changed.
+#[derive(Debug)]
+struct Folders {
+    /// None where the operating system has no watches left: the files are re-read from time to time all the same.
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+    changes: mpsc::Receiver<()>,
+}
+
+impl Folders {
+    fn new() -> Self {
+        let (sender, changes) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading is an event too, and our own. A full channel has a change in it already.
+            if event.map_or(true, |event| !event.kind.is_access()) {
+                let _ = sender.try_send(());
+            }
+        });
+        let watcher = watcher.inspect_err(|error| tracing::warn!(%error, "cannot watch files")).ok();
+        Self { watcher, watched: BTreeSet::new(), changes }
+    }
+
+    /// Watches just these folders. All are watched anew: behind the same path there may be another folder by now.
+    fn watch(&mut self, folders: BTreeSet<PathBuf>) {
+        let Some(watcher) = &mut self.watcher else { return };
+        for folder in std::mem::replace(&mut self.watched, folders) {
+            let _ = watcher.unwatch(&folder);
+        }
+        for folder in &self.watched {
+            if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+                tracing::debug!(%error, folder = %folder.display(), "cannot watch");
+            }
+        }
+    }
+
+    /// Waits for changes to come, and then to cease.
+    async fn changed(&mut self) {
+        if self.changes.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.changes.recv()).await {}
+    }
+}
+
+/// Keeps `config` as the files in `dir` say, until `stop`.
+pub async fn watch_files(dir: PathBuf, config: watch::Sender<Config>, stop: CancellationToken) {
+    let mut folders = Folders::new();
+    let mut secrets = Vec::new();
+    loop {
+        // Watched before they are read: no change can slip through between the two.
+        folders.watch(files::folders(&dir, &secrets));
+        let read = read(dir.clone()).await;
+        let named = match &read {
+            Ok((_, named)) => named,
+            Err(bad) => &bad.secrets,
+        };
+        if *named != secrets {
+            secrets.clone_from(named);
+            continue;
+        }
+        config.send_if_modified(|config| take_up(config, read.map(|(loaded, _)| loaded), Timestamp::now()));
+        let recheck = if config.borrow().problems.is_empty() { RECHECK } else { RECHECK_BAD };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = folders.changed() => {}
+            () = tokio::time::sleep(recheck) => {}
+        }
+    }
+}
+
+/// Reads on a thread of its own: a file system may take its time.
+async fn read(dir: PathBuf) -> Result<(Loaded, Vec<PathBuf>), Bad> {
+    tokio::task::spawn_blocking(move || files::load(&dir)).await.unwrap_or_else(|error| {
+        let problem = Problem { reason: "UnreadableFile".to_owned(), message: error.to_string(), path: None };
+        Err(Bad { problems: vec![problem], secrets: Vec::new() })
+    })
+}
+
+/// Takes up what was read, or says why not; whether anything has changed by it.
+fn take_up(config: &mut Config, read: Result<Loaded, Bad>, now: Timestamp) -> bool {
+    match read {
+        Ok(loaded) => {
+            let mended = !std::mem::take(&mut config.problems).is_empty();
+            if config.loaded.as_ref().is_some_and(|known| known.fingerprint == loaded.fingerprint) {
+                return mended;
+            }
+            tracing::info!(hash = loaded.hash, schedules = loaded.file.schedules.len(), "files taken up");
+            config.loaded = Some(Arc::new(loaded));
+            config.loaded_at = Some(now);
+            config.taken += 1;
+            true
+        }
+        Err(Bad { problems, .. }) if problems == config.problems => false,
+        Err(Bad { problems, .. }) => {
+            for Problem { reason, message, path } in &problems {
+                let path = path.as_deref().unwrap_or_default();
+                tracing::warn!(reason, path, message, kept = config.loaded.is_some(), "files refused");
+            }
+            config.problems = problems;
+            config.refused += 1;
+            true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(fingerprint: u8) -> Loaded {
+        let file = serde_json::from_value(serde_json::json!({
+            "cluster": "prod/shop",
+            "app": {"name": "shop", "generation": "v4", "port": 7002, "health": {"tcp": {}}},
+            "election": {"ttlMs": 10_000},
+        }));
+        Loaded { file: file.unwrap(), masters: vec![], roles: std::collections::BTreeMap::new(), hash: fingerprint.to_string(), fingerprint: [fingerprint; 32] }
+    }
+
+    fn bad() -> Bad {
+        Bad { problems: vec![Problem { reason: "R".into(), message: "m".into(), path: None }], secrets: vec![] }
+    }
+
+    #[test]
+    fn bad_files_change_nothing_but_what_is_said() {
+        let mut config = Config::default();
+        let now = Timestamp::UNIX_EPOCH;
+        assert!(take_up(&mut config, Err(bad()), now) && config.loaded.is_none());
+        assert!(!take_up(&mut config, Err(bad()), now), "the same again is no news");
+        assert!(take_up(&mut config, Ok(loaded(1)), now) && config.problems.is_empty());
+        assert!(!take_up(&mut config, Ok(loaded(1)), now), "nor are the same files");
+        assert!(take_up(&mut config, Err(bad()), now));
+        assert_eq!(config.loaded.as_ref().unwrap().hash, "1");
+        assert!(take_up(&mut config, Ok(loaded(1)), now), "that they are good again is news");
+        assert_eq!((config.taken, config.refused), (1, 2));
+    }
+}

@@ -1,0 +1,445 @@
+//! One run: a tick of a schedule, or a startup task of a revision; what is known of it, and what comes next.
+//!
+//! Pure: time comes in as an argument, and the engine does what [`Run::next`] says. What is known of a run is its record
+//! in the ledger, so a new leader that reads the record goes on just where the one before stopped.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use cabloy_crds::agent_status::Verdict;
+use cabloy_crds::files::Retry;
+use cabloy_crds::vocabulary::OnUnknown;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::{Record, RunResult};
+
+/// What a claim says beside attempt and nonce; the data of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimed {
+    /// When the attempt was claimed.
+    pub at: Timestamp,
+    /// Before this no other attempt starts, unless there is a result.
+    pub deadline: Timestamp,
+    /// The pod that runs it.
+    pub pod: String,
+}
+
+/// How an attempt ended; the data of a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// What it came to.
+    pub kind: OutcomeKind,
+    /// The kind of failure in `CamelCase`; empty when done.
+    #[serde(default)]
+    pub reason: String,
+    /// What the app said, shortened.
+    #[serde(default)]
+    pub message: String,
+    /// The app asked for a pause of so many milliseconds before the next attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutcomeKind {
+    /// The app did it.
+    Done,
+    /// It failed; another attempt may do better.
+    Failed,
+    /// It failed, and another attempt would fail too.
+    Refused,
+    /// As `Refused`, and the app wants no further ticks of this schedule.
+    Disabled,
+}
+
+impl Outcome {
+    /// Whether no other attempt may follow (PROTOCOL 5).
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.kind != OutcomeKind::Failed
+    }
+}
+
+/// What the file says of attempts at a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// How long an attempt may take.
+    pub timeout: Duration,
+    /// How a failed run is tried again.
+    pub retry: Retry,
+    /// What becomes of a run without a result.
+    pub on_unknown: OnUnknown,
+}
+
+/// An attempt that has been claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// From 1.
+    pub number: u32,
+    /// Its name; the result is recorded by it.
+    pub nonce: String,
+    /// Before this no other attempt starts, unless there is a result.
+    pub deadline: Timestamp,
+}
+
+/// What is known of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The id of its record.
+    pub id: String,
+    last: Option<(Attempt, Stage)>,
+}
+
+/// How far an attempt is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The claim is on its way: nothing may be called yet, and nothing else be decided.
+    Claiming,
+    /// It has begun. `here`: this engine waits for its own call; else the ledger is asked for the result.
+    Begun { here: bool },
+    /// It ended.
+    Ended(Outcome),
+}
+
+/// What comes next for a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Claim this attempt now.
+    Claim(u32),
+    /// Nothing before this moment, unless a result comes.
+    Wait(Timestamp),
+    /// Nothing before the claim that is on its way has come through.
+    Claiming,
+    /// It is over.
+    Over(Ending),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Done, failed or unknown.
+    pub verdict: Verdict,
+    /// The kind of failure in `CamelCase`; empty when done.
+    pub reason: String,
+    /// What the app said, shortened.
+    pub message: String,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// The app wants no further ticks.
+    pub disabled: bool,
+}
+
+impl Run {
+    /// A run of which nothing has been claimed yet.
+    #[must_use]
+    pub fn new(id: String) -> Self {
+        Self { id, last: None }
+    }
+
+    /// The run as its record has it, with everything begun elsewhere. A record of another make counts as begun, with the
+    /// epoch as its deadline.
+    #[must_use]
+    pub fn from_record(record: &Record) -> Self {
+        let mut run = Self::new(record.id.clone());
+        run.read(record);
+        run
+    }
+
+    /// Takes up what the ledger says by now.
+    pub fn read(&mut self, record: &Record) {
+        let deadline = serde_json::from_value::<Claimed>(record.data.clone()).map_or(Timestamp::UNIX_EPOCH, |it| it.deadline);
+        let attempt = Attempt { number: record.attempt, nonce: record.nonce.clone(), deadline };
+        let decisive = record.results.iter().find(|result| result.done).or_else(|| record.result(&record.nonce));
+        let stage = decisive.map_or(Stage::Begun { here: false }, |result| Stage::Ended(outcome(result)));
+        let older = |known: &Attempt| match known.number.cmp(&attempt.number) {
+            Ordering::Less => false,
+            Ordering::Equal => matches!(stage, Stage::Begun { .. }),
+            Ordering::Greater => true,
+        };
+        match &self.last {
+            // What runs here is known better here, and a reading may be older than what is known by now.
+            Some((_, Stage::Claiming | Stage::Begun { here: true })) => {}
+            Some((known, _)) if older(known) => {}
+            _ => self.last = Some((attempt, stage)),
+        }
+    }
+
+    /// What comes next at `now`.
+    #[must_use]
+    pub fn next(&self, policy: &Policy, now: Timestamp) -> Next {
+        let Some((attempt, stage)) = &self.last else { return Next::Claim(1) };
+        let again = attempt.number <= policy.retry.limit;
+        let over = |verdict, reason: &str, message: &str, disabled| {
+            let (reason, message) = (reason.to_owned(), message.to_owned());
+            Next::Over(Ending { verdict, reason, message, attempts: attempt.number, disabled })
+        };
+        match stage {
+            Stage::Claiming => Next::Claiming,
+            Stage::Begun { .. } if now < attempt.deadline => Next::Wait(attempt.deadline),
+            Stage::Begun { .. } if again && policy.on_unknown == OnUnknown::Retry => Next::Claim(attempt.number + 1),
+            Stage::Begun { .. } => over(Verdict::Unknown, "DeadlineExceeded", "the deadline passed without a result", false),
+            Stage::Ended(outcome) => match outcome.kind {
+                OutcomeKind::Done => over(Verdict::Done, "", "", false),
+                OutcomeKind::Failed if again => {
+                    let pause = policy.retry.delay_ms(attempt.number + 1).max(outcome.retry_after_ms.unwrap_or_default());
+                    let at = plus(outcome.at, Duration::from_millis(pause));
+                    if now < at { Next::Wait(at) } else { Next::Claim(attempt.number + 1) }
+                }
+                kind => over(Verdict::Failed, &outcome.reason, &outcome.message, kind == OutcomeKind::Disabled),
+            },
+        }
+    }
+
+    /// Notes that a claim is on its way.
+    pub fn claiming(&mut self, attempt: Attempt) {
+        self.last = Some((attempt, Stage::Claiming));
+    }
+
+    /// Notes that the claim came through, and that the call is made here; gives the attempt.
+    pub fn begun_here(&mut self) -> Option<&Attempt> {
+        let (attempt, stage) = self.last.as_mut().filter(|(_, stage)| *stage == Stage::Claiming)?;
+        *stage = Stage::Begun { here: true };
+        Some(attempt)
+    }
+
+    /// Notes that it is not known whether the claim came through: it counts as begun, and nobody calls.
+    pub fn in_doubt(&mut self) {
+        if let Some((_, stage)) = self.last.as_mut() {
+            *stage = Stage::Begun { here: false };
+        }
+    }
+
+    /// Notes how the attempt `nonce` ended; of any other than the last one there is nothing to note.
+    pub fn ended(&mut self, nonce: &str, outcome: Outcome) {
+        if let Some((_, stage)) = self.last.as_mut().filter(|(attempt, _)| attempt.nonce == nonce) {
+            *stage = Stage::Ended(outcome);
+        }
+    }
+
+    /// Notes that the ledger refused the claim, since another attempt is done already.
+    pub fn refused(&mut self, result: &RunResult) {
+        if let Some((_, stage)) = self.last.as_mut() {
+            *stage = Stage::Ended(outcome(result));
+        }
+    }
+
+    /// Whether a result may come that this engine does not wait for: the ledger is to be asked.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.last, Some((_, Stage::Begun { here: false })))
+    }
+
+    /// The last attempt, begun or not.
+    #[must_use]
+    pub fn attempt(&self) -> Option<&Attempt> {
+        self.last.as_ref().map(|(attempt, _)| attempt)
+    }
+
+    /// The attempt that runs, here or elsewhere.
+    #[must_use]
+    pub fn running(&self) -> Option<&Attempt> {
+        self.last.as_ref().filter(|(_, stage)| !matches!(stage, Stage::Ended(_))).map(|(attempt, _)| attempt)
+    }
+
+    /// How the last attempt ended, if it did.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match &self.last {
+            Some((_, Stage::Ended(outcome))) => Some(outcome),
+            _ => None,
+        }
+    }
+}
+
+/// A result as the ledger has it. One of another make is read by the one thing that every make has in common.
+fn outcome(result: &RunResult) -> Outcome {
+    serde_json::from_value(result.data.clone()).unwrap_or_else(|error| Outcome {
+        kind: if result.done { OutcomeKind::Refused } else { OutcomeKind::Failed },
+        reason: "UnreadableResult".to_owned(),
+        message: error.to_string(),
+        retry_after_ms: None,
+        at: Timestamp::UNIX_EPOCH,
+    })
+}
+
+/// `time` and `span`; the end of time if that is after it.
+#[must_use]
+pub fn plus(time: Timestamp, span: Duration) -> Timestamp {
+    time.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+/// How long `later` is after `earlier`; zero if it is not.
+#[must_use]
+pub fn between(earlier: Timestamp, later: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
+    }
+
+    fn policy(limit: u32, on_unknown: OnUnknown) -> Policy {
+        let retry = Retry { limit, initial_delay_ms: 100, factor: 2.0, max_delay_ms: 1_000 };
+        Policy { timeout: Duration::from_secs(1), retry, on_unknown }
+    }
+
+    fn outcome(kind: OutcomeKind, ms: i64) -> Outcome {
+        Outcome { kind, reason: "R".into(), message: "m".into(), retry_after_ms: None, at: at(ms) }
+    }
+
+    fn claim(run: &mut Run, number: u32, deadline: i64) {
+        run.claiming(Attempt { number, nonce: format!("n{number}"), deadline: at(deadline) });
+    }
+
+    fn verdict(next: &Next) -> Option<(Verdict, u32)> {
+        match next {
+            Next::Over(ending) => Some((ending.verdict, ending.attempts)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_run_is_claimed_called_and_done() {
+        let policy = policy(0, OnUnknown::Skip);
+        let mut run = Run::new("s/a/1".into());
+        assert_eq!(run.next(&policy, at(0)), Next::Claim(1));
+        claim(&mut run, 1, 1_000);
+        assert_eq!(run.next(&policy, at(5_000)), Next::Claiming, "nothing is decided over a claim in doubt");
+        assert_eq!(run.begun_here().unwrap().nonce, "n1");
+        assert!(run.begun_here().is_none(), "a call is made once");
+        assert_eq!(run.next(&policy, at(999)), Next::Wait(at(1_000)));
+        run.ended("n0", outcome(OutcomeKind::Failed, 500));
+        assert_eq!(run.next(&policy, at(999)), Next::Wait(at(1_000)), "a stranger's result is no result");
+        run.ended("n1", outcome(OutcomeKind::Done, 500));
+        assert_eq!(verdict(&run.next(&policy, at(999))), Some((Verdict::Done, 1)));
+    }
+
+    #[test]
+    fn failures_are_tried_again_as_often_and_as_late_as_allowed() {
+        let policy = policy(2, OnUnknown::Skip);
+        let mut run = Run::new("s/a/1".into());
+        for (number, pause) in [(1, 100), (2, 200)] {
+            claim(&mut run, number, 1_000);
+            run.begun_here();
+            run.ended(&format!("n{number}"), outcome(OutcomeKind::Failed, 500));
+            assert_eq!(run.next(&policy, at(500)), Next::Wait(at(500 + pause)));
+            assert_eq!(run.next(&policy, at(500 + pause)), Next::Claim(number + 1));
+        }
+        claim(&mut run, 3, 1_000);
+        run.begun_here();
+        run.ended("n3", outcome(OutcomeKind::Failed, 500));
+        assert_eq!(verdict(&run.next(&policy, at(500))), Some((Verdict::Failed, 3)));
+    }
+
+    #[test]
+    fn a_refusal_is_final_and_the_app_s_own_pause_is_kept() {
+        let policy = policy(2, OnUnknown::Retry);
+        let mut run = Run::new("s/a/1".into());
+        claim(&mut run, 1, 1_000);
+        run.begun_here();
+        run.ended("n1", Outcome { retry_after_ms: Some(900), ..outcome(OutcomeKind::Failed, 500) });
+        assert_eq!(run.next(&policy, at(600)), Next::Wait(at(1_400)));
+        run.ended("n1", outcome(OutcomeKind::Refused, 500));
+        assert_eq!(verdict(&run.next(&policy, at(600))), Some((Verdict::Failed, 1)));
+    }
+
+    #[test]
+    fn without_a_result_the_deadline_rules() {
+        for (on_unknown, limit, expected) in [
+            (OnUnknown::Skip, 2, None),
+            (OnUnknown::Retry, 2, Some(Next::Claim(2))),
+            (OnUnknown::Retry, 0, None),
+        ] {
+            let policy = policy(limit, on_unknown);
+            let mut run = Run::new("s/a/1".into());
+            claim(&mut run, 1, 1_000);
+            run.in_doubt();
+            assert!(run.is_elsewhere());
+            assert_eq!(run.next(&policy, at(999)), Next::Wait(at(1_000)));
+            let next = run.next(&policy, at(1_000));
+            match expected {
+                Some(expected) => assert_eq!(next, expected),
+                None => assert_eq!(verdict(&next), Some((Verdict::Unknown, 1))),
+            }
+        }
+    }
+
+    /// What a leader writes about a run, as the next leader reads it.
+    fn record(attempt: u32, deadline: i64, results: Vec<RunResult>) -> Record {
+        let data = json!(Claimed { at: at(0), deadline: at(deadline), pod: "p".into() });
+        Record { id: "s/a/1".into(), attempt, token: 1, seq: 1, nonce: format!("n{attempt}"), data, results }
+    }
+
+    #[test]
+    fn a_new_leader_goes_on_from_the_record() {
+        let policy = policy(3, OnUnknown::Retry);
+        let open = record(2, 1_000, vec![]);
+        let mut run = Run::from_record(&open);
+        assert_eq!(run.next(&policy, at(999)), Next::Wait(at(1_000)));
+        let failed = RunResult { nonce: "n2".into(), done: false, data: json!(outcome(OutcomeKind::Failed, 900)) };
+        run.read(&record(2, 1_000, vec![failed]));
+        assert_eq!(run.next(&policy, at(999)), Next::Wait(at(900 + 200)));
+        let late = RunResult { nonce: "n1".into(), done: true, data: json!(outcome(OutcomeKind::Done, 950)) };
+        let run = Run::from_record(&record(2, 1_000, vec![late]));
+        assert_eq!(verdict(&run.next(&policy, at(999))), Some((Verdict::Done, 2)), "done by whichever attempt is done");
+    }
+
+    #[test]
+    fn an_old_reading_undoes_nothing() {
+        let policy = policy(3, OnUnknown::Retry);
+        let mut run = Run::from_record(&record(1, 1_000, vec![]));
+        claim(&mut run, 2, 2_000);
+        run.read(&record(1, 1_000, vec![]));
+        assert_eq!(run.next(&policy, at(1_500)), Next::Claiming);
+        run.begun_here();
+        run.ended("n2", outcome(OutcomeKind::Done, 1_600));
+        run.read(&record(1, 1_000, vec![]));
+        assert_eq!(verdict(&run.next(&policy, at(1_700))), Some((Verdict::Done, 2)));
+    }
+
+    proptest! {
+        /// Whatever happens, attempt n+1 is claimed only after a result of attempt n, or its deadline; attempts count up
+        /// by one, and no more of them are claimed than the file allows.
+        #[test]
+        fn attempts_follow_one_another(limit in 0_u32..4, retry_unknown: bool, steps in prop::collection::vec((0_u8..6, 0_i64..400), 1..60)) {
+            let policy = policy(limit, if retry_unknown { OnUnknown::Retry } else { OnUnknown::Skip });
+            let mut run = Run::new("s/a/1".into());
+            let (mut now, mut last, mut ended) = (0, 0, true);
+            for (what, after) in steps {
+                now += after;
+                let deadline = run.attempt().map(|it| it.deadline);
+                match run.next(&policy, at(now)) {
+                    Next::Claim(number) => {
+                        prop_assert_eq!(number, last + 1);
+                        prop_assert!(number <= limit + 1);
+                        prop_assert!(ended || deadline.is_some_and(|it| it <= at(now)));
+                        claim(&mut run, number, now + 1_000);
+                        (last, ended) = (number, false);
+                    }
+                    Next::Over(_) => break,
+                    Next::Wait(until) => prop_assert!(until > at(now)),
+                    Next::Claiming => match what {
+                        0 => run.in_doubt(),
+                        _ => prop_assert!(run.begun_here().is_some()),
+                    },
+                }
+                if what == 1 && matches!(run.last, Some((_, Stage::Begun { .. }))) {
+                    run.ended(&format!("n{last}"), outcome(OutcomeKind::Failed, now));
+                    ended = true;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What the parts of the agent know of each other; each part writes only its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cabloy_crds::agent_status::{
+    AgentStatus, AppStatus, ConfigStatus, ElectionStatus, MasterStatus, Problem, RevisionStatus, ScheduleStatus, StartupStatus,
+};
+use cabloy_crds::names::AGENT_FILE;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::election::{Candidacy, Elector, ErrorKind, NodeStatus, Owner, Role};
+use crate::files::Loaded;
+use crate::metrics::{Metrics, Snapshot};
+use crate::reload::Config;
+use crate::startup::{Place, Plan};
+
+/// Who the agent is, for as long as its process lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the pod, or a name of its own outside Kubernetes.
+    pub pod: String,
+    /// UID of the pod, or something else that no other agent has.
+    pub uid: String,
+    /// Where it runs.
+    pub place: Place,
+    /// Whether its workload may lead.
+    pub elect: bool,
+}
+
+/// What the parts of the agent know of each other.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who the agent is.
+    pub identity: Identity,
+    /// The files; written by [`crate::reload`].
+    pub config: watch::Receiver<Config>,
+    /// The app; written by [`crate::health`].
+    pub app: watch::Receiver<AppStatus>,
+    /// Whether the pod is about to end; never taken back.
+    pub draining: watch::Sender<bool>,
+    /// Whether the pod's gate is open; never shut again.
+    pub gate: watch::Sender<bool>,
+    /// Ids of the startup tasks of the pod's revision that are known to be done.
+    pub done: watch::Sender<BTreeSet<String>>,
+    /// The election, once there are files with masters.
+    pub elector: watch::Sender<Option<Elector>>,
+    /// What is counted.
+    pub metrics: Metrics,
+    board: Mutex<Board>,
+}
+
+/// What is only written down to be shown.
+#[derive(Debug, Default)]
+struct Board {
+    since: Option<Timestamp>,
+    schedules: BTreeMap<String, ScheduleStatus>,
+    startups: BTreeMap<String, StartupStatus>,
+    alarms: BTreeMap<String, Problem>,
+}
+
+impl Shared {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(identity: Identity, config: watch::Receiver<Config>, app: watch::Receiver<AppStatus>) -> Arc<Self> {
+        Arc::new(Self {
+            identity,
+            config,
+            app,
+            draining: watch::Sender::new(false),
+            gate: watch::Sender::new(false),
+            done: watch::Sender::default(),
+            elector: watch::Sender::default(),
+            metrics: Metrics::default(),
+            board: Mutex::default(),
+        })
+    }
+
+    /// The files, once they have been good.
+    #[must_use]
+    pub fn loaded(&self) -> Option<Arc<Loaded>> {
+        self.config.borrow().loaded.clone()
+    }
+
+    /// The elector, once there is one.
+    #[must_use]
+    pub fn elector(&self) -> Option<Elector> {
+        self.elector.borrow().clone()
+    }
+
+    /// Whether to stand, as everything is now.
+    #[must_use]
+    pub fn candidacy(&self) -> Candidacy {
+        let plan = self.loaded().and_then(|loaded| Plan::new(&loaded.file, &self.identity.place).ok());
+        let may = self.identity.elect && self.identity.place != Place::Loose;
+        let stands = may && plan.is_some() && self.app.borrow().healthy && !*self.draining.borrow();
+        Candidacy { stands, revision: plan.map_or(0, |plan| plan.number) }
+    }
+
+    /// Notes that startup tasks are done.
+    pub fn note_done(&self, ids: impl IntoIterator<Item = String>) {
+        self.done.send_if_modified(|done| {
+            let before = done.len();
+            done.extend(ids);
+            done.len() > before
+        });
+    }
+
+    /// Notes since when this agent leads, or that it does not; forgets what only leaders know.
+    pub fn show_term(&self, since: Option<Timestamp>) {
+        let mut board = self.board();
+        board.since = since;
+        board.schedules.clear();
+        board.alarms.clear();
+    }
+
+    /// Shows a schedule, and what somebody should look at about it.
+    pub fn show_schedule(&self, status: ScheduleStatus, alarm: Option<Problem>) {
+        let mut board = self.board();
+        match alarm {
+            Some(alarm) => _ = board.alarms.insert(status.name.clone(), alarm),
+            None => _ = board.alarms.remove(&status.name),
+        }
+        board.schedules.insert(status.name.clone(), status);
+    }
+
+    /// Shows a schedule no more.
+    pub fn hide_schedule(&self, name: &str) {
+        let mut board = self.board();
+        board.schedules.remove(name);
+        board.alarms.remove(name);
+    }
+
+    /// Shows a startup task.
+    pub fn show_startup(&self, status: StartupStatus) {
+        self.board().startups.insert(status.name.clone(), status);
+    }
+
+    /// Whether a startup task of that name is shown.
+    #[must_use]
+    pub fn is_shown(&self, startup: &str) -> bool {
+        self.board().startups.contains_key(startup)
+    }
+
+    /// Shows no other startup tasks than these.
+    pub fn keep_startups(&self, names: &BTreeSet<&str>) {
+        self.board().startups.retain(|name, _| names.contains(name.as_str()));
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        // Only plain writes happen under the lock: a panic in one leaves nothing half done.
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `/readyz` says yes: the files are there, and the gate is open. Never Redis, never who leads.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.gate.borrow()
+    }
+
+    /// What `/metrics` shows.
+    ///
+    /// # Errors
+    /// The text cannot be written, which a string never refuses.
+    pub fn encode_metrics(&self) -> Result<String, std::fmt::Error> {
+        let status = self.elector().map(|it| it.status()).unwrap_or_default();
+        let (taken, refused) = (self.config.borrow().taken, self.config.borrow().refused);
+        self.metrics.encode(&Snapshot {
+            leading: status.leading,
+            token: status.promised,
+            lease: status.claims_for.unwrap_or_default().as_secs_f64(),
+            healthy: self.app.borrow().healthy,
+            ready: self.is_ready(),
+            masters: status.nodes.iter().map(|node| (node.name.clone(), node.reachable)).collect(),
+            taken,
+            refused,
+        })
+    }
+
+    /// What `/status` shows.
+    #[must_use]
+    pub fn status(&self) -> AgentStatus {
+        let config = self.config.borrow().clone();
+        let plan = config.loaded.as_ref().map(|loaded| Plan::new(&loaded.file, &self.identity.place));
+        let app = self.app.borrow().clone();
+        let election = self.elector().map(|elector| self.election(&elector));
+        let board = self.board();
+        let mut problems = config.problems.clone();
+        if let Some(Err(unknown)) = &plan {
+            problems.push(problem("UnknownRevision", unknown.to_string(), Some(AGENT_FILE.to_owned())));
+        }
+        if config.loaded.is_some() && !app.healthy {
+            problems.push(problem("AppUnhealthy", app.message.clone().unwrap_or_else(|| "it has not answered yet".to_owned()), None));
+        }
+        problems.extend(election.iter().flat_map(|it| &it.masters).filter_map(|master| master.problem.clone()));
+        problems.extend(board.alarms.values().cloned());
+        AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: config.loaded.as_ref().map(|it| it.file.cluster.clone()),
+            pod: self.identity.pod.clone(),
+            ready: self.is_ready(),
+            draining: *self.draining.borrow(),
+            revision: RevisionStatus {
+                hash: self.identity.place.hash().to_owned(),
+                number: plan.as_ref().and_then(|plan| plan.as_ref().ok()).map(|plan| plan.number),
+            },
+            config: ConfigStatus {
+                hash: config.loaded.as_ref().map(|it| it.hash.clone()),
+                loaded_at: config.loaded_at,
+                roles: config.loaded.as_ref().map(|it| it.roles.clone()).unwrap_or_default(),
+                error: config.problems.first().map(|it| format!("{}: {}", it.reason, it.message)),
+            },
+            app,
+            problems,
+            election,
+            schedules: board.schedules.values().cloned().collect(),
+            startups: board.startups.values().cloned().collect(),
+        }
+    }
+
+    fn election(&self, elector: &Elector) -> ElectionStatus {
+        let status = elector.status();
+        let (own, since) = match &*elector.watch().borrow() {
+            Role::Leader(term) => (Some(term.token()), self.board().since),
+            Role::Follower { .. } => (None, None),
+        };
+        let (seen, leader) = match &status.leader {
+            Some(Owner::Agent { agent, token, .. }) => (Some(*token), Some(agent.pod.clone())),
+            Some(Owner::Other(_)) | None => (None, None),
+        };
+        ElectionStatus {
+            standing: self.candidacy().stands,
+            leading: own.is_some(),
+            token: own.or(seen),
+            since,
+            leader: if own.is_some() { Some(self.identity.pod.clone()) } else { leader },
+            masters: status.nodes.iter().map(master).collect(),
+        }
+    }
+}
+
+fn problem(reason: &str, message: String, path: Option<String>) -> Problem {
+    Problem { reason: reason.to_owned(), message, path }
+}
+
+fn master(node: &NodeStatus) -> MasterStatus {
+    let error = node.error.as_ref().map(|error| {
+        let reason = match error.kind {
+            ErrorKind::Unreachable => "Unreachable",
+            ErrorKind::Timeout => "Timeout",
+            ErrorKind::WrongPassword => "WrongPassword",
+            ErrorKind::NoPermission => "NoPermission",
+            ErrorKind::Loading => "Loading",
+            ErrorKind::ReadOnly => "ReadOnlyMaster",
+            ErrorKind::OutOfMemory => "OutOfMemory",
+            ErrorKind::Protocol => "UnexpectedAnswer",
+        };
+        problem(reason, error.to_string(), Some(node.address.clone()))
+    });
+    let warning = node.warning.clone().map(|warning| problem("RedisConfiguration", warning, Some(node.address.clone())));
+    MasterStatus { address: node.address.clone(), reachable: node.reachable, problem: error.or(warning) }
+}
