@@ -1,4 +1,4 @@
-//! What the tests and the demo run on: real clusters, real Redis servers, and helpers to wait for what they do.
+//! What the tests and the demo run on: real clusters, real Redis servers, and ways to wait for what they do.
 //!
 //! Everything that is started here ends with whoever started it, also when that is killed: see [`process`] and
 //! [`supervisor`].

@@ -1,6 +1,6 @@
 //! The harness itself: what the other tests take for granted.
 
-#![allow(clippy::expect_used, reason = "the helpers of tests fail as tests do")]
+#![allow(clippy::expect_used, reason = "what tests share fails as tests do")]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
