@@ -429,7 +429,7 @@ pub struct Agent {
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')").message("must be a version such as 0.1.0; the repository is chosen when the operator is installed"))]
     pub version: Option<String>,
     /// CPU and memory of the agent's container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "quantities_as_text")]
     pub resources: Option<ResourceRequirements>,
     /// How the leader is elected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -877,6 +877,21 @@ fn username_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
+/// People write `cpu: 1`, and the schema of Kubernetes admits it; its Rust type takes quantities as text alone.
+fn quantities_as_text<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ResourceRequirements>, D::Error> {
+    let mut resources = Option::<Value>::deserialize(deserializer)?;
+    for list in ["limits", "requests"] {
+        let quantities =
+            resources.as_mut().and_then(|resources| resources.get_mut(list)).and_then(Value::as_object_mut);
+        for quantity in quantities.into_iter().flat_map(serde_json::Map::values_mut).filter(|value| value.is_number()) {
+            *quantity = Value::String(quantity.to_string());
+        }
+    }
+    resources.map(serde_json::from_value).transpose().map_err(serde::de::Error::custom)
+}
+
 /// Any JSON value: the app decides what it takes.
 fn any_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "x-kubernetes-preserve-unknown-fields": true })
@@ -901,6 +916,16 @@ pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn quantities_may_be_numbers() {
+        let agent: super::Agent =
+            serde_json::from_value(serde_json::json!({ "resources": { "requests": { "cpu": 1, "memory": "32Mi" } } }))
+                .unwrap();
+        let requests = agent.resources.unwrap().requests.unwrap();
+        assert_eq!(requests["cpu"].0, "1");
+        assert_eq!(requests["memory"].0, "32Mi");
+    }
+
     #[test]
     fn the_yaml_in_the_repository_is_the_one_of_these_types() {
         let written = include_str!("../cabloyclusters.yaml");

@@ -1,0 +1,874 @@
+//! The operator's own program against a real API server, a namespace and an operator for each test. Pods do not run
+//! here: what they do with what the operator writes is for the tests on a node.
+
+#![allow(clippy::expect_used, reason = "the helpers of tests fail as tests do")]
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use cabloy_tests::{
+    cluster::{Cluster, Namespace, Shape},
+    process::{Process, bound},
+    wait::until,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A password that must never show up in anything the operator writes.
+const PASSWORD: &str = "correct-horse-battery-staple";
+
+/// The operator's program, built by Cargo: it builds programs only for the tests of their own package.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let test = std::env::current_exe().expect("a test is a program");
+        let folder = test.ancestors().nth(2).expect("a test lies in a target folder");
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.args(["build", "--quiet", "--package", "cabloy-operator"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("Cargo runs").success(), "the operator does not build");
+        folder.join("cabloy-operator")
+    })
+}
+
+fn crd() -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/cabloyclusters.yaml");
+    std::fs::read_to_string(file).expect("the CRD is in the repository")
+}
+
+async fn install(cluster: &Cluster, crd: &str) {
+    let _ = cluster.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], crd).await.success();
+    let wait = ["wait", "--for=condition=Established", "--timeout=30s", "crd/cabloyclusters.cabloy.io"];
+    let _ = cluster.kubectl(&wait).await.success();
+}
+
+/// A running operator.
+struct Operator {
+    process: Process,
+    listen: String,
+    _dir: TempDir,
+}
+
+impl Operator {
+    async fn start(cluster: &Cluster, namespace: &str, version: &str) -> Self {
+        let dir = TempDir::with_prefix("cabloy-operator-").expect("a folder for the log");
+        let log = dir.path().join("log");
+        let mut command = bound(program());
+        command
+            .args(["run", "--listen=127.0.0.1:0", "--watch-namespace", namespace, "--agent-version", version])
+            .env("KUBECONFIG", cluster.kubeconfig())
+            .env("CABLOY_LOG", "info,cabloy_operator=debug");
+        let process = Process::spawn("operator", command, &log).expect("the operator starts");
+        let listen = until("the operator to listen", SOON, async || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let started = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            started.filter_map(|line| line["listen"].as_str().map(str::to_owned)).next()
+        })
+        .await;
+        let operator = Self { process, listen, _dir: dir };
+        until("the operator to be ready", SOON, async || operator.get("/readyz").await.starts_with("ready")).await;
+        operator
+    }
+
+    async fn get(&self, path: &str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let Ok(mut stream) = tokio::net::TcpStream::connect(&self.listen).await else { return String::new() };
+        let request = format!("GET {path} HTTP/1.1\r\nhost: operator\r\nconnection: close\r\n\r\n");
+        let mut answer = String::new();
+        if stream.write_all(request.as_bytes()).await.is_err() || stream.read_to_string(&mut answer).await.is_err() {
+            return String::new();
+        }
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").await;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_default()
+    }
+
+    /// Ends it as Kubernetes does, and waits until it has ended.
+    async fn stop(mut self) {
+        self.process.signal(Signal::TERM).expect("it runs");
+        let status = until("the operator to end", SOON, async || self.process.exited()).await;
+        assert!(status.success(), "{status}\n{}", self.process.log_tail(20));
+    }
+}
+
+/// A namespace with an operator.
+struct Stage {
+    cluster: &'static Cluster,
+    namespace: Namespace,
+    operator: Operator,
+}
+
+impl Stage {
+    async fn set(prefix: &str) -> Self {
+        static CRD: OnceCell<()> = OnceCell::const_new();
+        let cluster = Cluster::control_plane();
+        CRD.get_or_init(async || install(cluster, &crd()).await).await;
+        let namespace = cluster.namespace(prefix).await;
+        let operator = Operator::start(cluster, &namespace, "1.0.0").await;
+        Self { cluster, namespace, operator }
+    }
+
+    async fn kubectl(&self, args: &[&str]) -> String {
+        let args: Vec<_> = ["--namespace", &self.namespace].into_iter().chain(args.iter().copied()).collect();
+        self.cluster.kubectl(&args).await.success()
+    }
+
+    async fn write(&self, verb: &[&str], object: &Value) {
+        let args: Vec<_> = ["--namespace", &self.namespace].iter().chain(verb).copied().chain(["-f", "-"]).collect();
+        let _ = self.cluster.kubectl_with(&args, &object.to_string()).await.success();
+    }
+
+    async fn apply(&self, object: &Value) {
+        self.write(&["apply"], object).await;
+    }
+
+    /// The object, or `Null`.
+    async fn get(&self, kind: &str, name: &str) -> Value {
+        let text = self.kubectl(&["get", kind, name, "--ignore-not-found", "--output=json"]).await;
+        if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).expect("kubectl writes JSON") }
+    }
+
+    async fn list(&self, kind: &str) -> Vec<Value> {
+        let text = self.kubectl(&["get", kind, "--output=json"]).await;
+        let list: Value = serde_json::from_str(&text).expect("kubectl writes JSON");
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Our ConfigMaps, name → data.
+    async fn config_maps(&self) -> BTreeMap<String, Value> {
+        let maps = self.list("configmaps").await;
+        let ours = maps.into_iter().filter(|map| map["metadata"]["labels"]["cabloy.io/cluster"].is_string());
+        ours.map(|map| (text(&map["metadata"]["name"]), map["data"].clone())).collect()
+    }
+
+    async fn condition(&self, name: &str, type_: &str) -> Value {
+        let resource = self.get("cabloycluster", name).await;
+        let conditions = resource["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default()
+    }
+
+    /// Waits for a condition, and returns its message.
+    async fn await_condition(&self, name: &str, type_: &str, status: &str, reason: &str) -> String {
+        let what = format!("{type_} of {name} to be {status} for {reason}");
+        until(&what, SOON, async || {
+            let condition = self.condition(name, type_).await;
+            let there = condition["status"] == status && condition["reason"] == reason;
+            there.then(|| text(&condition["message"])).ok_or_else(|| condition.to_string())
+        })
+        .await
+    }
+
+    async fn await_agent(&self, kind: &str, name: &str) -> Value {
+        until(&format!("the agent in {kind} {name}"), SOON, async || {
+            let workload = self.get(kind, name).await;
+            agent(&workload).is_some().then_some(workload).ok_or_else(|| self.operator.process.log_tail(3))
+        })
+        .await
+    }
+
+    /// All that the operator writes in this namespace: resource versions by kind and name.
+    async fn versions(&self) -> BTreeMap<String, String> {
+        let mut versions = BTreeMap::new();
+        for kind in ["configmaps", "deployments", "statefulsets", "daemonsets", "pods", "cabloyclusters"] {
+            for object in self.list(kind).await {
+                let name = format!("{kind}/{}", text(&object["metadata"]["name"]));
+                versions.insert(name, text(&object["metadata"]["resourceVersion"]));
+            }
+        }
+        versions
+    }
+
+    /// Has the resource reconciled once more, and waits until that is over.
+    async fn reconcile(&self, name: &str) {
+        let before = self.operator.metric("cabloy_operator_reconciles_total").await;
+        let value = format!("test/look-again={before}");
+        self.kubectl(&["annotate", "--overwrite", "cabloycluster", name, &value]).await;
+        until("a reconciliation", SOON, async || {
+            self.operator.metric("cabloy_operator_reconciles_total").await > before
+        })
+        .await;
+    }
+
+    /// Waits until nothing is left to be done.
+    async fn settle(&self, name: &str) {
+        until("nothing left to be written", SOON, async || {
+            self.reconcile(name).await;
+            let before = self.versions().await;
+            self.reconcile(name).await;
+            let after = self.versions().await;
+            let key = format!("cabloyclusters/{name}");
+            // The look itself is a write of the resource.
+            let differs =
+                before.iter().find(|(object, version)| **object != key && after.get(*object) != Some(version));
+            let result = differs.is_none() && before.len() == after.len();
+            result.then_some(()).ok_or_else(|| format!("{differs:?}"))
+        })
+        .await;
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn agent(workload: &Value) -> Option<&Value> {
+    let containers = workload["spec"]["template"]["spec"]["initContainers"].as_array()?;
+    containers.iter().find(|container| container["name"] == "cabloy-agent")
+}
+
+fn boot(workload: &Value) -> String {
+    text(&workload["spec"]["template"]["metadata"]["annotations"]["cabloy.io/boot"])
+}
+
+fn env<'a>(workload: &'a Value, name: &str) -> &'a Value {
+    let env = workload["spec"]["template"]["spec"]["containers"][0]["env"].as_array();
+    env.into_iter().flatten().find(|env| env["name"] == name).map_or(&Value::Null, |env| &env["value"])
+}
+
+fn workload(kind: &str, name: &str) -> Value {
+    let mut spec = json!({
+        "selector": { "matchLabels": { "app": name } },
+        "template": {
+            "metadata": { "labels": { "app": name } },
+            "spec": { "containers": [{
+                "name": "app", "image": "shop:1",
+                "env": [{ "name": "TZ", "value": "UTC" }],
+            }] },
+        },
+    });
+    if kind == "StatefulSet" {
+        spec["serviceName"] = json!(name);
+    }
+    json!({ "apiVersion": "apps/v1", "kind": kind, "metadata": { "name": name }, "spec": spec })
+}
+
+fn deployment(name: &str) -> Value {
+    workload("Deployment", name)
+}
+
+fn resource(name: &str, workloads: &Value, spec: &Value) -> Value {
+    let mut whole = json!({
+        "app": { "name": "shop", "generation": "v4" },
+        "workloads": workloads,
+        "redis": { "connections": { "default": { "host": "redis-main" } } },
+    });
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        whole[key] = value.clone();
+    }
+    json!({ "apiVersion": "cabloy.io/v1alpha1", "kind": "CabloyCluster", "metadata": { "name": name }, "spec": whole })
+}
+
+fn shop(spec: &Value) -> Value {
+    resource("shop", &json!([{ "name": "web" }]), spec)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_become_config_maps_byte_by_byte_and_without_secrets() {
+    let stage = Stage::set("roles").await;
+    stage.apply(&json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "redis-main" }, "stringData": { "password": PASSWORD },
+    }))
+    .await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({
+        "redis": {
+            "connections": {
+                "default": { "host": "redis-main", "username": "shop", "passwordSecretRef": { "name": "redis-main", "key": "password" } },
+                "lock-a": { "host": "lock-a" }, "lock-b": { "host": "lock-b", "port": 6380 }, "lock-c": { "host": "lock-c" },
+            },
+            "roles": {
+                "redlock": { "connections": ["lock-a", "lock-b", "lock-c"] },
+                "limiter": { "db": 2 },
+                "broadcast": { "host": "redis-bus" },
+                "io": { "db": 4, "keyPrefix": "io_shop:" },
+            },
+        },
+    })))
+    .await;
+    let web = stage.await_agent("deployment", "web").await;
+    let maps = stage.config_maps().await;
+    assert_eq!(
+        maps["shop-redis-io"],
+        json!({
+            "client.json": r#"{
+  "host": "redis-main",
+  "port": 6379,
+  "db": 4,
+  "username": "shop",
+  "password": {
+    "$file": "/etc/cabloy/secrets/default/password"
+  },
+  "keyPrefix": "io_shop:"
+}
+"#,
+            "host": "redis-main", "port": "6379", "db": "4", "keyPrefix": "io_shop:",
+        })
+    );
+    // Another server does not get this one's password.
+    assert_eq!(
+        maps["shop-redis-broadcast"]["client.json"],
+        "{\n  \"host\": \"redis-bus\",\n  \"port\": 6379,\n  \"db\": 0\n}\n"
+    );
+    assert_eq!(maps["shop-redis-redlock"]["masters"], "lock-a:6379,lock-b:6380,lock-c:6379");
+    let roles = ["broadcast", "cache", "io", "limiter", "queue", "redlock"];
+    let boot_name = boot(&web);
+    let mut names: Vec<_> = roles.iter().map(|role| format!("shop-redis-{role}")).collect();
+    names.extend(["shop-agent".to_owned(), boot_name.clone()]);
+    names.sort();
+    assert_eq!(maps.keys().cloned().collect::<Vec<_>>(), names);
+    for role in roles {
+        assert_eq!(maps[&boot_name][format!("{role}.json")], maps[&format!("shop-redis-{role}")]["client.json"]);
+    }
+    let boot_map = stage.get("configmap", &boot_name).await;
+    assert_eq!(boot_map["immutable"], true);
+    assert!(text(&boot_map["data"]["preload.cjs"]).contains("EGG_APP_CONFIG"));
+
+    let all =
+        stage.kubectl(&["get", "configmaps,deployments,replicasets,pods,cabloyclusters,events", "--output=yaml"]).await;
+    assert!(!all.contains(PASSWORD) && !all.contains("Y29ycmVjdC1ob3JzZS"), "a password is not where it belongs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_gets_its_agent_and_nothing_of_it_is_lost() {
+    let stage = Stage::set("sidecar").await;
+    let mut user = deployment("web");
+    user["spec"]["template"]["spec"]["initContainers"] = json!([{ "name": "init", "image": "init:1" }]);
+    user["spec"]["template"]["spec"]["securityContext"] = json!({ "runAsUser": 0 });
+    stage.apply(&user).await;
+    let before = stage.get("deployment", "web").await;
+    stage
+        .apply(&resource(
+            "shop",
+            &json!([{ "name": "web", "elect": false, "nodeOptions": "--trace-warnings" }]),
+            &json!({}),
+        ))
+        .await;
+    let after = stage.await_agent("deployment", "web").await;
+    let agent = agent(&after).expect("it was waited for");
+    assert_eq!(agent["image"], "cabloy/cabloy-agent:1.0.0");
+    assert_eq!(agent["restartPolicy"], "Always");
+    assert_eq!(agent["securityContext"]["runAsUser"], 65532, "the pod's own user is root");
+    let elect = agent["env"].as_array().into_iter().flatten().find(|env| env["name"] == "CABLOY_ELECT");
+    assert_eq!(elect.expect("it is always there")["value"], "false");
+    assert_eq!(env(&after, "NODE_OPTIONS"), "--require /etc/cabloy/boot/preload.cjs --trace-warnings");
+    assert_eq!(env(&after, "TZ"), "UTC");
+    assert_eq!(after["metadata"]["annotations"]["cabloy.io/cluster"], "shop");
+    let init = |workload: &Value| workload["spec"]["template"]["spec"]["initContainers"][0].clone();
+    assert_eq!(init(&after), init(&before), "the user's own container is as it was");
+    // Kubernetes itself takes the pods.
+    let pod = until("a pod with the agent", SOON, async || {
+        stage.list("pods").await.into_iter().find(|pod| pod["metadata"]["labels"]["cabloy.io/cluster"] == "shop")
+    })
+    .await;
+    assert_eq!(
+        pod["spec"]["volumes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|volume| text(&volume["name"]).starts_with("kube-api-access"))
+            .count(),
+        1
+    );
+    let mounts = pod["spec"]["initContainers"]
+        .as_array()
+        .and_then(|containers| containers.last())
+        .map(|agent| agent["volumeMounts"].clone());
+    let mounts = mounts.unwrap_or_default();
+    let token = mounts
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|mount| mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount");
+    assert_eq!(token.expect("it is covered")["name"], "cabloy-no-token");
+    // The agents learn of the new revision, and the pods are touched so that it reaches them at once.
+    let hash = text(&pod["metadata"]["labels"]["pod-template-hash"]);
+    until("the revision in agent.json", SOON, async || {
+        let file: Value =
+            serde_json::from_str(&text(&stage.get("configmap", "shop-agent").await["data"]["agent.json"]))
+                .unwrap_or_default();
+        file["revisions"][&hash]["number"] == 2
+    })
+    .await;
+    until("the pod to be touched", SOON, async || {
+        let pod = stage.get("pod", &text(&pod["metadata"]["name"])).await;
+        pod["metadata"]["annotations"]["cabloy.io/config-synced"].is_string()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_as_it_should_be_is_not_written_again() {
+    let mut stage = Stage::set("quiet").await;
+    stage.apply(&deployment("web")).await;
+    stage
+        .apply(&shop(
+            &json!({ "schedules": [{ "name": "tick", "every": "30s", "target": { "http": { "path": "/tick" } } }] }),
+        ))
+        .await;
+    stage.await_agent("deployment", "web").await;
+    stage.settle("shop").await;
+    let writes = stage.operator.metric("cabloy_operator_writes_total{kind=\"objects\"}").await;
+    for _ in 0..3 {
+        stage.reconcile("shop").await;
+    }
+    assert_eq!(stage.operator.metric("cabloy_operator_writes_total{kind=\"objects\"}").await, writes);
+
+    let before = stage.versions().await;
+    let operator = Operator::start(stage.cluster, &stage.namespace, "1.0.0").await;
+    std::mem::replace(&mut stage.operator, operator).stop().await;
+    until("the new operator to look", SOON, async || {
+        stage.operator.metric("cabloy_operator_reconciles_total").await > 0
+    })
+    .await;
+    assert_eq!(stage.versions().await, before, "a new operator has nothing to write");
+    stage.settle("shop").await;
+
+    // A newer operator changes no running workload, and says so.
+    let operator = Operator::start(stage.cluster, &stage.namespace, "2.0.0").await;
+    std::mem::replace(&mut stage.operator, operator).stop().await;
+    let message = stage.await_condition("shop", "UpdateAvailable", "True", "NewVersion").await;
+    assert!(message.contains("1.0.0") && message.contains("2.0.0"), "{message}");
+    assert_eq!(agent(&stage.get("deployment", "web").await).expect("it stays")["image"], "cabloy/cabloy-agent:1.0.0");
+    stage
+        .kubectl(&[
+            "patch",
+            "cabloycluster",
+            "shop",
+            "--type=merge",
+            "--patch",
+            r#"{"spec":{"agent":{"version":"2.0.0"}}}"#,
+        ])
+        .await;
+    stage.await_condition("shop", "UpdateAvailable", "False", "UpToDate").await;
+    assert_eq!(agent(&stage.get("deployment", "web").await).expect("it stays")["image"], "cabloy/cabloy-agent:2.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_go_on_working_on_their_workload() {
+    let stage = Stage::set("users").await;
+    let mut user = deployment("web");
+    stage.apply(&user).await;
+    stage.apply(&shop(&json!({}))).await;
+    let ours = stage.await_agent("deployment", "web").await;
+
+    user["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:2");
+    stage.apply(&user).await;
+    let applied = stage.get("deployment", "web").await;
+    assert_eq!(applied["spec"]["template"]["spec"]["containers"][0]["image"], "shop:2");
+    assert_eq!(agent(&applied), agent(&ours), "kubectl apply leaves ours");
+
+    user["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:3");
+    stage.write(&["apply", "--server-side", "--force-conflicts"], &user).await;
+    let applied = stage.get("deployment", "web").await;
+    assert_eq!(applied["spec"]["template"]["spec"]["containers"][0]["image"], "shop:3");
+    assert_eq!(agent(&applied), agent(&ours), "so does their server-side apply");
+
+    stage.kubectl(&["rollout", "restart", "deployment/web"]).await;
+    let restarted = stage.get("deployment", "web").await;
+    assert_eq!(agent(&restarted), agent(&ours), "and a restart");
+    assert!(restarted["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"].is_string());
+
+    user["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:4");
+    stage.write(&["replace"], &user).await;
+    let replaced = stage.await_agent("deployment", "web").await;
+    assert_eq!(agent(&replaced), agent(&ours), "what kubectl replace takes away is put back");
+    assert_eq!(replaced["spec"]["template"]["spec"]["containers"][0]["image"], "shop:4");
+    stage.settle("shop").await;
+
+    // To the revision before the agent was there: the image goes back, the agent stays.
+    stage.kubectl(&["rollout", "undo", "deployment/web", "--to-revision=1"]).await;
+    until("the agent after the undo", SOON, async || {
+        let web = stage.get("deployment", "web").await;
+        agent(&web).is_some() && web["spec"]["template"]["spec"]["containers"][0]["image"] == "shop:1"
+    })
+    .await;
+    stage.settle("shop").await;
+    stage.kubectl(&["rollout", "undo", "deployment/web"]).await;
+    stage.settle("shop").await;
+    let undone = stage.get("deployment", "web").await;
+    assert_eq!(agent(&undone), agent(&ours));
+    stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
+
+    // Even after another manager has written our fields, nothing of them stays.
+    stage.kubectl(&["delete", "cabloycluster", "shop"]).await;
+    let left = stage.get("deployment", "web").await;
+    assert!(!left.to_string().contains("cabloy"), "{left:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_is_undone_boots_on_the_old_endpoints() {
+    let stage = Stage::set("undo").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({}))).await;
+    let first = boot(&stage.await_agent("deployment", "web").await);
+    stage.settle("shop").await;
+    stage.apply(&shop(&json!({ "redis": { "connections": { "default": { "host": "redis-new" } } } }))).await;
+    let second = until("another boot map", SOON, async || {
+        let now = boot(&stage.get("deployment", "web").await);
+        (now != first).then_some(now)
+    })
+    .await;
+    stage.settle("shop").await;
+    let maps = stage.config_maps().await;
+    assert!(maps.contains_key(&first) && maps.contains_key(&second), "both are named by a ReplicaSet");
+    assert!(text(&maps[&first]["cache.json"]).contains("redis-main"));
+    assert!(text(&maps[&second]["cache.json"]).contains("redis-new"));
+
+    // With Manual, an edit rolls nothing, and says so.
+    let manual = json!({ "redis": { "connections": { "default": { "host": "redis-last" } } }, "rollout": { "onRedisChange": "Manual" } });
+    stage.apply(&shop(&manual)).await;
+    stage.await_condition("shop", "RolledOut", "False", "RolloutPending").await;
+    assert_eq!(boot(&stage.get("deployment", "web").await), second);
+    assert_eq!(
+        stage.get("configmap", "shop-redis-cache").await["data"]["host"],
+        "redis-last",
+        "agents and people follow at once"
+    );
+    stage.kubectl(&["rollout", "undo", "deployment/web"]).await;
+    stage.settle("shop").await;
+    assert_eq!(boot(&stage.get("deployment", "web").await), first, "the old endpoints are back");
+
+    // Boot maps go with the last revision that names them.
+    stage.kubectl(&["patch", "deployment", "web", "--patch", r#"{"spec":{"revisionHistoryLimit":0}}"#]).await;
+    stage.kubectl(&["scale", "deployment", "web", "--replicas=0"]).await;
+    until("the unused boot map to go", SOON, async || {
+        stage.reconcile("shop").await;
+        !stage.config_maps().await.contains_key(&second)
+    })
+    .await;
+    assert!(stage.config_maps().await.contains_key(&first));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_gives_the_workload_back_as_it_was() {
+    for propagation in ["background", "foreground"] {
+        let stage = Stage::set("delete").await;
+        stage.apply(&deployment("web")).await;
+        stage.apply(&workload("StatefulSet", "db")).await;
+        let before = (
+            stage.get("deployment", "web").await["spec"].clone(),
+            stage.get("statefulset", "db").await["spec"].clone(),
+        );
+        let workloads = json!([{ "name": "web" }, { "kind": "StatefulSet", "name": "db" }]);
+        stage.apply(&resource("shop", &workloads, &json!({ "app": { "name": "shop", "generation": "v4", "configFrom": [{ "secretRef": { "name": "x" } }] } }))).await;
+        stage.await_agent("deployment", "web").await;
+        stage.await_agent("statefulset", "db").await;
+        stage.kubectl(&["delete", "cabloycluster", "shop", &format!("--cascade={propagation}"), "--timeout=30s"]).await;
+        let after = (stage.get("deployment", "web").await, stage.get("statefulset", "db").await);
+        assert_eq!((after.0["spec"].clone(), after.1["spec"].clone()), before, "{propagation}");
+        assert!(!after.0["metadata"].to_string().contains("claimed-by"), "{propagation}");
+        assert_eq!(stage.config_maps().await.len(), 0, "{propagation}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphaned_workload_stays_as_it_is() {
+    let stage = Stage::set("orphan").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({ "deletionPolicy": "Orphan" }))).await;
+    stage.await_agent("deployment", "web").await;
+    stage.settle("shop").await;
+    let maps = stage.config_maps().await;
+    let before = stage.get("deployment", "web").await;
+    stage.kubectl(&["delete", "cabloycluster", "shop", "--timeout=30s"]).await;
+    let after = stage.get("deployment", "web").await;
+    assert_eq!(after["spec"], before["spec"]);
+    assert!(after["metadata"]["annotations"]["cabloy.io/claimed-by"].is_null(), "somebody else may take it");
+    assert_eq!(stage.config_maps().await, maps);
+    // It can be taken up again.
+    stage.apply(&shop(&json!({}))).await;
+    stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_role_changes_its_own_config_map_alone() {
+    let stage = Stage::set("edit").await;
+    stage.apply(&deployment("web")).await;
+    let roles = |cache: &str| {
+        shop(&json!({ "redis": {
+        "connections": { "default": { "host": "redis-main" } },
+        "roles": { "cache": { "host": cache }, "sessions": { "db": 7 } },
+    } }))
+    };
+    stage.apply(&roles("redis-cache")).await;
+    stage.await_agent("deployment", "web").await;
+    stage.settle("shop").await;
+    assert_eq!(stage.get("configmap", "shop-redis-sessions").await["data"]["db"], "7", "a client of the app's own");
+    let before = stage.versions().await;
+    stage.apply(&roles("redis-cache-2")).await;
+    until("the new endpoint", SOON, async || {
+        stage.get("configmap", "shop-redis-cache").await["data"]["host"] == "redis-cache-2"
+    })
+    .await;
+    stage.settle("shop").await;
+    let after = stage.versions().await;
+    let changed: Vec<_> = after
+        .iter()
+        .filter(|(name, version)| name.starts_with("configmaps/shop-redis-") && before.get(*name) != Some(version))
+        .collect();
+    assert_eq!(changed.len(), 1, "{changed:?}");
+
+    // What is deleted or edited by hand comes back; what nobody needs goes.
+    stage.kubectl(&["delete", "configmap", "shop-redis-queue"]).await;
+    stage
+        .kubectl(&[
+            "patch",
+            "configmap",
+            "shop-redis-io",
+            "--patch",
+            r#"{"data":{"host":"elsewhere","client.json":"{}"}}"#,
+        ])
+        .await;
+    until("both ConfigMaps to be back", SOON, async || {
+        let maps = stage.config_maps().await;
+        maps.get("shop-redis-queue").is_some_and(|map| map["host"] == "redis-main")
+            && maps["shop-redis-io"]["host"] == "redis-main"
+            && maps["shop-redis-io"]["client.json"] != "{}"
+    })
+    .await;
+    stage.apply(&shop(&json!({}))).await;
+    until("the client of the app's own to go", SOON, async || {
+        !stage.config_maps().await.contains_key("shop-redis-sessions")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_belongs_to_one_resource() {
+    let stage = Stage::set("claims").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({}))).await;
+    let ours = stage.await_agent("deployment", "web").await;
+    stage.apply(&resource("second", &json!([{ "name": "web" }]), &json!({}))).await;
+    let message = stage.await_condition("second", "WorkloadsApplied", "False", "AlreadyClaimed").await;
+    assert!(message.contains("shop"), "{message}");
+    assert_eq!(stage.condition("second", "Stalled").await["status"], "True");
+    assert_eq!(stage.get("deployment", "web").await["metadata"]["annotations"], ours["metadata"]["annotations"]);
+    // Once the first lets go of it, the second takes it up.
+    stage.apply(&deployment("other")).await;
+    stage.apply(&resource("shop", &json!([{ "name": "other" }]), &json!({}))).await;
+    stage.await_condition("second", "WorkloadsApplied", "True", "Applied").await;
+    assert_eq!(stage.get("deployment", "web").await["metadata"]["annotations"]["cabloy.io/cluster"], "second");
+    assert!(agent(&stage.await_agent("deployment", "other").await).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_that_comes_later_is_taken_up() {
+    let stage = Stage::set("later").await;
+    stage.apply(&shop(&json!({}))).await;
+    let message = stage.await_condition("shop", "WorkloadsApplied", "False", "WorkloadNotFound").await;
+    assert!(message.contains("Deployment web"), "{message}");
+    assert_eq!(stage.condition("shop", "Ready").await["reason"], "WorkloadNotFound");
+    stage.apply(&deployment("web")).await;
+    stage.await_agent("deployment", "web").await;
+    stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
+    let events = stage.kubectl(&["get", "events.events.k8s.io", "--output=jsonpath={.items[*].reason}"]).await;
+    assert_eq!(events.split(' ').filter(|reason| *reason == "WorkloadNotFound").count(), 1, "{events}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_is_refused_and_what_was_applied_stays() {
+    let stage = Stage::set("refused").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({ "nativeSchedules": "Guard" }))).await;
+    stage.await_agent("deployment", "web").await;
+    stage.await_condition("shop", "NativeSchedulesGuarded", "False", "NotSupportedYet").await;
+    stage.await_condition("shop", "Accepted", "True", "Accepted").await;
+    stage.settle("shop").await;
+    let before = stage.config_maps().await;
+    stage
+        .apply(&shop(&json!({
+            "redis": { "connections": { "default": { "host": "redis-new", "tls": {} } } },
+            "schedules": [{ "name": "tick", "cron": "0 0 30 2 *", "target": { "http": { "path": "/x" } } }],
+        })))
+        .await;
+    let message = stage.await_condition("shop", "Accepted", "False", "NotSupportedYet").await;
+    assert!(message.contains("redis.connections.default.tls") && message.contains("schedules[tick].cron"), "{message}");
+    assert_eq!(stage.condition("shop", "Stalled").await["status"], "True");
+    assert_eq!(stage.config_maps().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_resource_is_left_alone() {
+    let stage = Stage::set("paused").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({}))).await;
+    stage.await_agent("deployment", "web").await;
+    stage.settle("shop").await;
+    stage.kubectl(&["annotate", "cabloycluster", "shop", "cabloy.io/paused=true"]).await;
+    stage.await_condition("shop", "Ready", "Unknown", "Paused").await;
+    let before = stage.config_maps().await;
+    stage.apply(&shop(&json!({ "redis": { "connections": { "default": { "host": "redis-new" } } } }))).await;
+    stage.reconcile("shop").await;
+    assert_eq!(stage.config_maps().await, before);
+    stage.kubectl(&["annotate", "cabloycluster", "shop", "cabloy.io/paused-"]).await;
+    until("the new endpoint", SOON, async || {
+        stage.get("configmap", "shop-redis-cache").await["data"]["host"] == "redis-new"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_options_of_the_users_own_are_not_fought_over() {
+    let stage = Stage::set("node-options").await;
+    let mut user = deployment("web");
+    user["spec"]["template"]["spec"]["containers"][0]["env"] =
+        json!([{ "name": "NODE_OPTIONS", "value": "--max-old-space-size=512" }]);
+    stage.apply(&user).await;
+    let before = stage.get("deployment", "web").await;
+    stage.apply(&shop(&json!({}))).await;
+    let message = stage.await_condition("shop", "WorkloadsApplied", "False", "NodeOptionsConflict").await;
+    assert!(message.contains("workloads[].nodeOptions"), "{message}");
+    assert_eq!(stage.get("deployment", "web").await["spec"], before["spec"]);
+    stage.apply(&deployment("web")).await;
+    let web = stage.await_agent("deployment", "web").await;
+    assert_eq!(env(&web, "NODE_OPTIONS"), "--require /etc/cabloy/boot/preload.cjs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_agent_there_are_roles_alone() {
+    let stage = Stage::set("no-agent").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({ "agent": { "enabled": false } }))).await;
+    let web = until("the boot map in the pod template", SOON, async || {
+        let web = stage.get("deployment", "web").await;
+        (!boot(&web).is_empty()).then_some(web)
+    })
+    .await;
+    assert!(agent(&web).is_none());
+    assert!(!stage.config_maps().await.contains_key("shop-agent"));
+    assert_eq!(env(&web, "CABLOY_BOOT_DIR"), "/etc/cabloy/boot");
+    stage.apply(&shop(&json!({}))).await;
+    stage.await_agent("deployment", "web").await;
+    stage.apply(&shop(&json!({ "agent": { "enabled": false } }))).await;
+    until("the agent to go", SOON, async || agent(&stage.get("deployment", "web").await).is_none()).await;
+    until("its file to go", SOON, async || !stage.config_maps().await.contains_key("shop-agent")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_kinds_of_workloads_run_the_app() {
+    let stage = Stage::set("kinds").await;
+    stage.apply(&workload("StatefulSet", "db")).await;
+    stage.apply(&workload("DaemonSet", "edge")).await;
+    let workloads = json!([{ "kind": "StatefulSet", "name": "db" }, { "kind": "DaemonSet", "name": "edge" }]);
+    stage
+        .apply(&resource(
+            "shop",
+            &workloads,
+            &json!({ "startups": [{ "name": "migrate", "target": { "http": { "path": "/migrate" } } }] }),
+        ))
+        .await;
+    for (kind, name) in [("statefulset", "db"), ("daemonset", "edge")] {
+        let workload = stage.await_agent(kind, name).await;
+        let hash = agent(&workload)
+            .and_then(|agent| agent["env"].as_array()?.iter().find(|env| env["name"] == "CABLOY_POD_HASH").cloned());
+        let hash = hash.expect("it is always there");
+        assert_eq!(hash["valueFrom"]["fieldRef"]["fieldPath"], "metadata.labels['controller-revision-hash']");
+    }
+    // A pod of a StatefulSet is labelled with the revision's name, one of a DaemonSet with its hash.
+    let pod = until("a pod of the newest revision", SOON, async || {
+        stage.list("pods").await.into_iter().find(|pod| pod["metadata"]["labels"]["cabloy.io/cluster"] == "shop")
+    })
+    .await;
+    let hash = text(&pod["metadata"]["labels"]["controller-revision-hash"]);
+    let file = until("the revisions in agent.json", SOON, async || {
+        let file: Value =
+            serde_json::from_str(&text(&stage.get("configmap", "shop-agent").await["data"]["agent.json"]))
+                .unwrap_or_default();
+        let known =
+            file["revisions"].get(&hash).is_some() && file["revisions"].as_object().is_some_and(|all| all.len() == 2);
+        known.then_some(file)
+    })
+    .await;
+    let revisions: Vec<_> = file["revisions"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(_, revision)| text(&revision["startups"]["migrate"]))
+        .collect();
+    assert_eq!(revisions[0], revisions[1], "the same image and task");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_that_keeps_losing_the_agent_is_left_at_last() {
+    let stage = Stage::set("removed").await;
+    let user = deployment("web");
+    stage.apply(&user).await;
+    stage.apply(&shop(&json!({}))).await;
+    for _ in 0..2 {
+        stage.await_agent("deployment", "web").await;
+        stage.settle("shop").await;
+        stage.write(&["replace"], &user).await;
+    }
+    stage.await_agent("deployment", "web").await;
+    stage.settle("shop").await;
+    stage.write(&["replace"], &user).await;
+    stage.await_condition("shop", "WorkloadsApplied", "False", "RepeatedlyRemoved").await;
+    assert!(agent(&stage.get("deployment", "web").await).is_none());
+    // An edit of the resource is a new try.
+    stage.apply(&shop(&json!({ "redis": { "connections": { "default": { "host": "redis-new" } } } }))).await;
+    stage.await_agent("deployment", "web").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_owner_of_a_field_is_named() {
+    let stage = Stage::set("owner").await;
+    let mut user = deployment("web");
+    let container = &mut user["spec"]["template"]["spec"]["containers"][0];
+    container["volumeMounts"] = json!([{ "name": "own", "mountPath": "/etc/cabloy/secrets" }]);
+    user["spec"]["template"]["spec"]["volumes"] = json!([{ "name": "own", "emptyDir": {} }]);
+    user["spec"]["template"]["metadata"]["labels"]["cabloy.io/cluster"] = json!("theirs");
+    stage.write(&["apply", "--server-side", "--field-manager=team"], &user).await;
+    // Names of ours are taken over; no other field of theirs is.
+    stage.apply(&shop(&json!({}))).await;
+    let web = stage.await_agent("deployment", "web").await;
+    assert_eq!(web["spec"]["template"]["metadata"]["labels"]["cabloy.io/cluster"], "shop");
+    assert_eq!(web["spec"]["template"]["spec"]["containers"][0]["volumeMounts"][0]["name"], "own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_goes_takes_its_resources_along() {
+    let stage = Stage::set("going").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({}))).await;
+    stage.await_agent("deployment", "web").await;
+    stage.kubectl(&["annotate", "cabloycluster", "shop", "cabloy.io/paused=true"]).await;
+    let delete = ["delete", "namespace", &*stage.namespace, "--timeout=60s"];
+    let _ = stage.cluster.kubectl(&delete).await.success();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_object_stops_nothing_but_itself() {
+    // The API server admits none by the CRD: it must have been stored before, or by another version.
+    let cluster = Box::leak(Box::new(Cluster::start(Shape::ControlPlane).expect("a cluster of its own")));
+    let mut loose: Value = serde_yaml::from_str(&crd()).expect("the CRD is YAML");
+    loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+        json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    install(cluster, &loose.to_string()).await;
+    let namespace = cluster.namespace("malformed").await;
+    let operator = Operator::start(cluster, &namespace, "1.0.0").await;
+    let stage = Stage { cluster, namespace, operator };
+    stage.apply(&resource("broken", &json!("not a list"), &json!({}))).await;
+    let message = stage.await_condition("broken", "Accepted", "False", "Malformed").await;
+    assert!(message.contains("form of a CabloyCluster"), "{message}");
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({}))).await;
+    stage.await_agent("deployment", "web").await;
+    stage.kubectl(&["delete", "cabloycluster", "broken", "--timeout=30s"]).await;
+    cluster.stop().expect("it can be taken down");
+}
