@@ -498,9 +498,12 @@ async fn users_go_on_working_on_their_workload() {
     })
     .await;
     stage.settle("shop").await;
+    stage.kubectl(&["set", "image", "deployment/web", "app=shop:5"]).await;
+    stage.settle("shop").await;
     stage.kubectl(&["rollout", "undo", "deployment/web"]).await;
     stage.settle("shop").await;
     let undone = stage.get("deployment", "web").await;
+    assert_eq!(undone["spec"]["template"]["spec"]["containers"][0]["image"], "shop:1");
     assert_eq!(agent(&undone), agent(&ours));
     stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
 
@@ -780,6 +783,8 @@ async fn all_kinds_of_workloads_run_the_app() {
         let hash = hash.expect("it is always there");
         assert_eq!(hash["valueFrom"]["fieldRef"]["fieldPath"], "metadata.labels['controller-revision-hash']");
     }
+    // A pod that never becomes ready is not replaced by itself.
+    stage.kubectl(&["delete", "pods", "--all", "--grace-period=0", "--force"]).await;
     // A pod of a StatefulSet is labelled with the revision's name, one of a DaemonSet with its hash.
     let pod = until("a pod of the newest revision", SOON, async || {
         stage.list("pods").await.into_iter().find(|pod| pod["metadata"]["labels"]["cabloy.io/cluster"] == "shop")
