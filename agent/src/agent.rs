@@ -132,7 +132,12 @@ async fn follow_files(
     loop {
         if let Some(loaded) = config.borrow_and_update().loaded.clone() {
             let now = Some(App::new(&loaded.file.app));
-            app.send_if_modified(|app| *app != now && { *app = now; true });
+            app.send_if_modified(|app| {
+                *app != now && {
+                    *app = now;
+                    true
+                }
+            });
             follow_election(&shared, &loaded, &electors, &end_election);
         }
         tokio::select! {
@@ -154,6 +159,9 @@ fn follow_election(shared: &Shared, loaded: &Loaded, electors: &TaskTracker, end
             let elector = Elector::spawn(electors, end_election.clone(), id, masters, timing, &loaded.file.cluster);
             shared.elector.send_replace(Some(elector));
         }
+    }
+    if let Some(elector) = shared.elector() {
+        elector.raise(loaded.file.floor.token);
     }
 }
 
@@ -177,7 +185,9 @@ async fn lead(shared: Arc<Shared>, released: watch::Sender<bool>, calls: TaskTra
         config.mark_unchanged();
         app.mark_unchanged();
         let candidacy = shared.candidacy();
-        if !candidacy.stands && let Some((hold, work)) = engine.take() {
+        if !candidacy.stands
+            && let Some((hold, work)) = engine.take()
+        {
             // First let the claims on their way come through: in doubt they would be nobody's until their deadline.
             hold.cancel();
             let _ = work.await;

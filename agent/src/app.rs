@@ -38,7 +38,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Call {
     /// `<namespace>/<cluster>`.
     pub cluster: String,
-    /// `schedule` or `startup`: what the CloudEvents type ends in.
+    /// `schedule` or `startup`: what the `CloudEvents` type ends in.
     pub kind: &'static str,
     /// Name of the schedule or task.
     pub name: String,
@@ -151,7 +151,10 @@ impl App {
     pub async fn check(&self) -> Result<(), Unhealthy> {
         let check = async {
             match &self.health {
-                Health::Tcp {} => Ok(drop(self.connect().await?)),
+                Health::Tcp {} => {
+                    self.connect().await?;
+                    Ok(())
+                }
                 Health::Http { method, path } => {
                     let request = self.request(*method, path).body(Full::default()).map_err(CallError::from)?;
                     let response = self.send(request).await?;
@@ -221,7 +224,8 @@ impl App {
 
     async fn connect(&self) -> Result<TcpStream, CallError> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let stream = TcpStream::connect(address).await.map_err(|source| CallError::Connect { port: self.port, source })?;
+        let stream =
+            TcpStream::connect(address).await.map_err(|source| CallError::Connect { port: self.port, source })?;
         // Without it a small request may wait for the acknowledgement of another; a failure costs only that.
         let _ = stream.set_nodelay(true);
         Ok(stream)
@@ -254,7 +258,7 @@ impl App {
     }
 }
 
-/// The headers of a call: CloudEvents 1.0 in binary mode, and what makes a repeated call harmless.
+/// The headers of a call: `CloudEvents` 1.0 in binary mode, and what makes a repeated call harmless.
 fn headers(call: &Call, target: &HttpTarget) -> Result<HeaderMap, http::Error> {
     let Call { cluster, kind, name, run, time, token, attempt, deadline, trace, .. } = call;
     let id = format!("{cluster}/{name}@{run}");
@@ -315,7 +319,9 @@ fn read_answer(generation: Generation, response: &Response, polled: bool, now: T
         (404, _) => Meaning::Over(outcome(OutcomeKind::Refused, "NotInThisVersion")),
         (409, _) => Meaning::Running(again),
         (410, _) => Meaning::Over(outcome(OutcomeKind::Disabled, "Gone")),
-        (412, _) => Meaning::Stale { highest: highest_token(body), outcome: outcome(OutcomeKind::Failed, "StaleToken") },
+        (412, _) => {
+            Meaning::Stale { highest: highest_token(body), outcome: outcome(OutcomeKind::Failed, "StaleToken") }
+        }
         (429, _) => Meaning::Over(outcome(OutcomeKind::Failed, "TooManyRequests")),
         (503, _) => Meaning::Over(outcome(OutcomeKind::Failed, "Unavailable")),
         (500..=599, _) => Meaning::Over(outcome(OutcomeKind::Failed, "ServerError")),
@@ -389,7 +395,9 @@ mod tests {
 
     fn over(generation: Generation, response: &Response) -> (OutcomeKind, String, Option<u64>) {
         match read_answer(generation, response, false, now()) {
-            Meaning::Over(outcome) | Meaning::Stale { outcome, .. } => (outcome.kind, outcome.reason, outcome.retry_after_ms),
+            Meaning::Over(outcome) | Meaning::Stale { outcome, .. } => {
+                (outcome.kind, outcome.reason, outcome.retry_after_ms)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -398,10 +406,21 @@ mod tests {
     fn every_status_has_its_meaning() {
         use OutcomeKind::{Disabled, Done, Failed, Refused};
         for (status, kind, reason) in [
-            (200, Done, ""), (202, Done, ""), (204, Done, ""), (302, Refused, "Refused"), (400, Refused, "Refused"),
-            (401, Refused, "Forbidden"), (403, Refused, "Forbidden"), (404, Refused, "NotInThisVersion"),
-            (410, Disabled, "Gone"), (412, Failed, "StaleToken"), (422, Refused, "Refused"), (423, Refused, "Refused"),
-            (429, Failed, "TooManyRequests"), (500, Failed, "ServerError"), (503, Failed, "Unavailable"),
+            (200, Done, ""),
+            (202, Done, ""),
+            (204, Done, ""),
+            (302, Refused, "Refused"),
+            (400, Refused, "Refused"),
+            (401, Refused, "Forbidden"),
+            (403, Refused, "Forbidden"),
+            (404, Refused, "NotInThisVersion"),
+            (410, Disabled, "Gone"),
+            (412, Failed, "StaleToken"),
+            (422, Refused, "Refused"),
+            (423, Refused, "Refused"),
+            (429, Failed, "TooManyRequests"),
+            (500, Failed, "ServerError"),
+            (503, Failed, "Unavailable"),
         ] {
             let answer = over(Generation::Generic, &response(status, &[], &json!({})));
             assert_eq!(answer, (kind, reason.to_owned(), None), "{status}");
@@ -411,8 +430,11 @@ mod tests {
     #[test]
     fn a_v4_app_fails_with_status_200() {
         for (body, kind) in [
-            (json!({"code": 0}), OutcomeKind::Done), (json!({"data": 1}), OutcomeKind::Done), (json!([]), OutcomeKind::Done),
-            (json!({"code": 1001, "message": "x"}), OutcomeKind::Failed), (json!({"code": "403"}), OutcomeKind::Failed),
+            (json!({"code": 0}), OutcomeKind::Done),
+            (json!({"data": 1}), OutcomeKind::Done),
+            (json!([]), OutcomeKind::Done),
+            (json!({"code": 1001, "message": "x"}), OutcomeKind::Failed),
+            (json!({"code": "403"}), OutcomeKind::Failed),
         ] {
             assert_eq!(over(Generation::V4, &response(200, &[], &body)).0, kind, "{body}");
             assert_eq!(over(Generation::Generic, &response(200, &[], &body)).0, OutcomeKind::Done, "{body}");

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum DrainError {
     /// Nothing listens there.
-    #[error("no agent answers on 127.0.0.1:{port}: {source}")]
+    #[error("no agent answers on 127.0.0.1:{port}")]
     NoAgent {
         /// The control port.
         port: u16,
@@ -24,7 +24,7 @@ pub enum DrainError {
         source: std::io::Error,
     },
     /// What answers is no agent, or it ended meanwhile.
-    #[error("the agent on 127.0.0.1:{port} does not answer as it should: {source}")]
+    #[error("the agent on 127.0.0.1:{port} does not answer as it should")]
     Broken {
         /// The control port.
         port: u16,

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cabloy_crds::agent_status::{Problem, Verdict};
-use cabloy_crds::files::Target;
 use cabloy_crds::vocabulary::Scope;
 use jiff::Timestamp;
 use serde_json::json;
@@ -23,11 +22,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::{App, Call};
 use crate::clock::{Clock, SystemClock};
+use crate::digest;
 use crate::election::Term;
 use crate::files::Loaded;
 use crate::ledger::{FinishError, Ledger, Put, PutError, ReadError, Record, RunResult};
 use crate::metrics::TickLabel;
-use crate::runs::{Attempt, Claimed, Next, Outcome, Run, between, plus};
+use crate::runs::{Attempt, Claimed, Next, Outcome, Run, between, plus, whole_ms};
 use crate::schedule::{Action, Line, Memory, memory_id, parse_id};
 use crate::shared::Shared;
 use crate::startup::{Plan, Task, record_id};
@@ -261,8 +261,13 @@ impl Engine {
                 let (ledger, term) = (ledger.clone(), term.clone());
                 self.io.spawn(async move {
                     let results = ledger.put(&term, puts).await;
-                    let saved: Vec<_> = names.into_iter().zip(results).map(|((name, over), result)| (name, over, result.is_ok())).collect();
-                    let over: Vec<String> = saved.iter().filter(|(_, _, saved)| *saved).flat_map(|(_, over, _)| over.clone()).collect();
+                    let saved: Vec<_> = names
+                        .into_iter()
+                        .zip(results)
+                        .map(|((name, over), result)| (name, over, result.is_ok()))
+                        .collect();
+                    let over: Vec<String> =
+                        saved.iter().filter(|(_, _, saved)| *saved).flat_map(|(_, over, _)| over.clone()).collect();
                     if !over.is_empty() {
                         // Left behind they are harmless: the memory says that they are over, and the next leader removes them.
                         let _ = ledger.forget(&term, over).await;
@@ -314,7 +319,8 @@ impl Engine {
     fn take_claims(&mut self, claims: Vec<(Claim, Result<(), PutError>)>) -> Vec<Key> {
         let mut keys = Vec::new();
         for (Claim { key, id, nonce }, result) in claims {
-            let Some(run) = self.run_mut(&key, &id).filter(|run| run.attempt().is_some_and(|it| it.nonce == nonce)) else {
+            let Some(run) = self.run_mut(&key, &id).filter(|run| run.attempt().is_some_and(|it| it.nonce == nonce))
+            else {
                 tracing::warn!(id, "what was claimed is gone from the files, and is not called");
                 continue;
             };
@@ -372,21 +378,34 @@ impl Engine {
     fn begin(&mut self, key: &Key, id: &str) {
         let now = SystemClock.utc();
         let Some(attempt) = self.run_mut(key, id).and_then(Run::begun_here).cloned() else { return };
-        let (kind, name, run, time, target, due) = match key {
+        let (kind, name, run, time, target) = match key {
             Key::Schedule(name) => {
-                let Some((line, tick)) = self.lines.get(name).and_then(|it| Some((it, it.open()?.0))) else { return };
-                ("schedule", name, tick.to_string(), tick, line.schedule().target.clone(), Some(line.due(tick)))
+                let Some(line) = self.lines.get(name) else { return };
+                let Some((tick, _)) = line.open() else { return };
+                if attempt.number == 1 {
+                    self.shared.metrics.lateness.observe(between(line.due(tick), now).as_secs_f64());
+                }
+                ("schedule", name, tick.to_string(), tick, line.schedule().target.clone())
             }
             Key::Startup(name) => {
-                let Some(it) = self.startups.get(name) else { return };
-                ("startup", name, it.task.revision.clone(), now, it.task.startup.target.clone(), None)
+                let Some(Startup { task, .. }) = self.startups.get(name) else { return };
+                ("startup", name, task.revision.clone(), now, task.startup.target.clone())
             }
             Key::Poll | Key::Sweep => return,
         };
-        if let Some(due) = due.filter(|_| attempt.number == 1) {
-            self.shared.metrics.lateness.observe(between(due, now).as_secs_f64());
-        }
-        let call = self.calls.call(&self.loaded, kind, name, run, time, &attempt, Some(self.term.token()), target);
+        let cluster = &self.loaded.file.cluster;
+        let call = Call {
+            cluster: cluster.clone(),
+            kind,
+            name: name.to_string(),
+            trace: trace(cluster, name, &run),
+            run,
+            time,
+            token: Some(self.term.token()),
+            attempt: attempt.number,
+            deadline: attempt.deadline,
+            target,
+        };
         let app = App::new(&self.loaded.file.app);
         self.calls.start(app, call, self.ledger.clone(), id.to_owned(), attempt, key.clone());
     }
@@ -401,8 +420,8 @@ impl Engine {
 
     fn claim(&mut self, key: Key, id: String, number: u32, timeout: Duration, now: Timestamp) {
         let nonce = uuid::Uuid::new_v4().simple().to_string();
-        let deadline = plus(now, timeout);
-        let claimed = Claimed { at: now, deadline, pod: self.shared.identity.pod.clone() };
+        let deadline = whole_ms(plus(now, timeout));
+        let claimed = Claimed { at: whole_ms(now), deadline, pod: self.shared.identity.pod.clone() };
         if let Some(run) = self.run_mut(&key, &id) {
             run.claiming(Attempt { number, nonce: nonce.clone(), deadline });
             let put = Put { id: id.clone(), attempt: number, nonce: nonce.clone(), data: json!(claimed) };
@@ -493,10 +512,14 @@ impl Engine {
                     tracing::error!(schedule = %name, %error, "cannot be used");
                 }
             } else {
-                let (memory, records) = (memories.remove(&schedule.name), runs.remove(&schedule.name).unwrap_or_default());
+                let (memory, records) =
+                    (memories.remove(&schedule.name), runs.remove(&schedule.name).unwrap_or_default());
                 match Line::new(schedule.clone(), memory, records, now) {
                     Ok((line, actions)) => {
-                        let over = actions.into_iter().filter_map(|it| match it { Action::Forget(id) => Some(id), _ => None });
+                        let over = actions.into_iter().filter_map(|it| match it {
+                            Action::Forget(id) => Some(id),
+                            _ => None,
+                        });
                         self.over.entry(Arc::clone(&name)).or_default().extend(over);
                         self.lines.insert(Arc::clone(&name), line);
                     }
@@ -645,32 +668,6 @@ fn alarm(line: &Line) -> Option<Problem> {
 }
 
 impl Caller {
-    #[expect(clippy::too_many_arguments, reason = "they are the fields of a call")]
-    fn call(
-        &self,
-        loaded: &Loaded,
-        kind: &'static str,
-        name: &str,
-        run: String,
-        time: Timestamp,
-        attempt: &Attempt,
-        token: Option<u64>,
-        target: Target,
-    ) -> Call {
-        Call {
-            cluster: loaded.file.cluster.clone(),
-            kind,
-            name: name.to_owned(),
-            trace: trace(&loaded.file.cluster, name, &run),
-            run,
-            time,
-            token,
-            attempt: attempt.number,
-            deadline: attempt.deadline,
-            target,
-        }
-    }
-
     /// Makes the call, records what comes of it, and then says so.
     fn start(&self, app: App, call: Call, ledger: Ledger, id: String, attempt: Attempt, key: Key) {
         let Self { tasks, shared, ended } = self.clone();
@@ -683,6 +680,9 @@ impl Caller {
             };
             if let Some(highest) = called.stale {
                 tracing::warn!(id, highest, "the app has seen a higher token");
+                if let Some(elector) = shared.elector() {
+                    elector.raise(highest);
+                }
             }
             let outcome = called.outcome;
             let result = RunResult { nonce: nonce.clone(), done: outcome.is_final(), data: json!(outcome) };
@@ -701,7 +701,6 @@ impl Caller {
 
 /// The trace of a run: the same for all its attempts, on whatever pod.
 fn trace(cluster: &str, name: &str, run: &str) -> u128 {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(format!("{cluster}/{name}@{run}"));
-    digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte)).max(1)
+    // All zeros would be no trace.
+    digest::number(&[cluster.as_bytes(), name.as_bytes(), run.as_bytes()]).max(1)
 }

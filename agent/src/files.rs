@@ -8,9 +8,9 @@ use cabloy_crds::agent_status::Problem;
 use cabloy_crds::files::{AgentFile, RedisClient, Retry, RoleFile, Target};
 use cabloy_crds::names::{AGENT_FILE, REDLOCK_ROLE, role_file};
 use cabloy_crds::vocabulary::{Overlap, Scope};
-use secrecy::SecretString;
-use sha2::{Digest, Sha256};
+use secrecy::{ExposeSecret, SecretString};
 
+use crate::digest;
 use crate::redlock::{Master, Masters};
 use crate::schedule::Timetable;
 
@@ -32,7 +32,7 @@ pub struct Loaded {
     /// Tells these files from others; see [`cabloy_crds::agent_status::ConfigStatus::hash`].
     pub hash: String,
     /// Tells these files, the secrets in them included, from others. Never shown.
-    pub fingerprint: [u8; 32],
+    pub fingerprint: u128,
 }
 
 /// What is wrong with the files, and which folders to watch for it to be mended.
@@ -67,7 +67,8 @@ pub fn folders(dir: &Path, secrets: &[PathBuf]) -> BTreeSet<PathBuf> {
     let roles = std::fs::read_dir(&redis).into_iter().flatten().flatten().map(|entry| entry.path());
     let own = [dir.to_owned(), redis.clone()].into_iter().chain(roles);
     // Of a secret also the folder above: that is the root of the projected volume.
-    let secret = secrets.iter().flat_map(|file| file.ancestors().skip(1).take(2)).filter(|folder| folder.parent().is_some());
+    let secret =
+        secrets.iter().flat_map(|file| file.ancestors().skip(1).take(2)).filter(|folder| folder.parent().is_some());
     own.chain(secret.map(Path::to_owned)).filter(|folder| folder.is_dir()).collect()
 }
 
@@ -98,18 +99,14 @@ pub fn load(dir: &Path) -> Result<(Loaded, Vec<PathBuf>), Bad> {
         return Err(Bad { problems, secrets });
     }
     let masters: Masters = masters.into_iter().flatten().collect();
-    let texts = role_texts.iter().fold(Sha256::new().chain_update(&agent), |digest, (role, text)| {
-        digest.chain_update([0]).chain_update(role).chain_update([0]).chain_update(text)
-    });
-    let hash = texts.clone().finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let fingerprint = masters.iter().fold(texts, |digest, master| {
-        use secrecy::ExposeSecret;
-        let password = master.password.as_ref().map(|it| Sha256::digest(it.expose_secret()));
-        digest.chain_update(password.unwrap_or_default())
-    });
+    let mut parts = vec![agent.as_bytes()];
+    parts.extend(role_texts.iter().flat_map(|(role, text)| [role.as_bytes(), text.as_bytes()]));
+    let hash = digest::name(&parts);
+    parts.extend(masters.iter().map(|it| it.password.as_ref().map_or(&[][..], |it| it.expose_secret().as_bytes())));
+    let fingerprint = digest::number(&parts);
     let address = |client: &RedisClient| format!("{}:{}/{}", client.host, client.port, client.db);
     let roles = roles.into_iter().map(|(role, clients)| (role, clients.iter().map(address).collect())).collect();
-    Ok((Loaded { file, masters, roles, hash, fingerprint: fingerprint.finalize().into() }, secrets))
+    Ok((Loaded { file, masters, roles, hash, fingerprint }, secrets))
 }
 
 /// The texts of the files.
@@ -159,9 +156,8 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str, name: &str) -> Result<T, Ba
 fn master(client: &RedisClient, field: &str) -> Result<Master, Problem> {
     let RedisClient { host, port, db, username, password, key_prefix: _ } = client;
     let password = password.as_ref().map(|secret| {
-        let missing = |message: String| {
-            problem("MissingSecret", format!("{field}.password: {message}"), secret.file.clone())
-        };
+        let missing =
+            |message: String| problem("MissingSecret", format!("{field}.password: {message}"), secret.file.clone());
         let text = std::fs::read_to_string(&secret.file).map_err(|error| missing(error.kind().to_string()))?;
         let text = text.trim();
         if text.is_empty() { Err(missing("the file is empty".to_owned())) } else { Ok(SecretString::from(text)) }
@@ -183,8 +179,7 @@ fn check_masters(file: &AgentFile, clients: &[RedisClient], name: &str) -> Optio
         return Some(problem("MissingFile", message.to_owned(), name));
     }
     let places: BTreeSet<_> = clients.iter().map(|it| (&it.host, it.port, it.db)).collect();
-    (places.len() < clients.len())
-        .then(|| problem("InvalidFile", "two of the servers are the same".to_owned(), name))
+    (places.len() < clients.len()).then(|| problem("InvalidFile", "two of the servers are the same".to_owned(), name))
 }
 
 /// What the types of `agent.json` do not say.
@@ -251,7 +246,8 @@ fn check_call(name: &str, timeout_ms: u64, retry: &Retry, target: &Target) -> Ve
 
 /// The startup tasks that can never be reached through `after`.
 fn endless(file: &AgentFile) -> Vec<&str> {
-    let mut left: BTreeMap<&str, &Vec<String>> = file.startups.iter().map(|task| (task.name.as_str(), &task.after)).collect();
+    let mut left: BTreeMap<&str, &Vec<String>> =
+        file.startups.iter().map(|task| (task.name.as_str(), &task.after)).collect();
     let mut reached = BTreeSet::new();
     loop {
         let next: Vec<&str> = left
@@ -338,7 +334,11 @@ mod tests {
         let dir = TempDir::new().unwrap();
         assert!(messages(dir.path())[0].starts_with("MissingFile"));
         let secret = dir.path().join("none");
-        write(dir.path(), &agent(), &json!([{"host": "a", "port": 1, "db": 0}, {"host": "b", "port": 1, "db": 0, "password": {"$file": secret}}]));
+        write(
+            dir.path(),
+            &agent(),
+            &json!([{"host": "a", "port": 1, "db": 0}, {"host": "b", "port": 1, "db": 0, "password": {"$file": secret}}]),
+        );
         let found = messages(dir.path());
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("MissingSecret redis/redlock/client.json[1].password"), "{found:?}");

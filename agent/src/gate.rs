@@ -14,7 +14,7 @@ use crate::app::{App, Call};
 use crate::clock::{Clock, SystemClock};
 use crate::files::Loaded;
 use crate::ledger::Record;
-use crate::runs::{Attempt, Next, Outcome, OutcomeKind, Run, between, plus};
+use crate::runs::{Attempt, Next, Outcome, OutcomeKind, Run, between, plus, whole_ms};
 use crate::shared::Shared;
 use crate::startup::{Plan, Task};
 
@@ -51,7 +51,8 @@ pub async fn watch_gate(shared: Arc<Shared>, stop: CancellationToken) {
             None => NAP,
         };
         let ask = gate.open_questions(config.borrow().loaded.as_deref());
-        let ask_at = if ask.is_empty() { None } else { Some(asked.map_or_else(tokio::time::Instant::now, |at| at + POLL)) };
+        let ask_at =
+            if ask.is_empty() { None } else { Some(asked.map_or_else(tokio::time::Instant::now, |at| at + POLL)) };
         let ledger = elector.borrow_and_update().as_ref().map(crate::election::Elector::ledger);
         let read = async {
             let (Some(at), Some(ledger)) = (ask_at, ledger) else { return std::future::pending().await };
@@ -88,11 +89,12 @@ impl Gate {
         self.shared.note_done(finished.collect::<Vec<_>>());
         let done = self.shared.done.borrow().clone();
         let mut nap = NAP;
-        for task in plan.tasks.iter().filter(|task| task.startup.scope == Scope::Instance && !done.contains(&task.id())) {
+        for task in plan.tasks.iter().filter(|task| task.startup.scope == Scope::Instance && !done.contains(&task.id()))
+        {
             let run = self.runs.entry(task.id()).or_insert_with(|| Run::new(task.id()));
             match run.next(&task.policy(), now) {
                 Next::Claim(number) if plan.may_start(task, &done) && self.shared.app.borrow().healthy => {
-                    let deadline = plus(now, task.policy().timeout);
+                    let deadline = whole_ms(plus(now, task.policy().timeout));
                     let attempt = Attempt { number, nonce: number.to_string(), deadline };
                     run.claiming(attempt.clone());
                     run.begun_here();
@@ -141,10 +143,17 @@ impl Gate {
     fn open_questions(&self, loaded: Option<&Loaded>) -> Vec<String> {
         let plan = loaded.and_then(|it| Plan::new(&it.file, &self.shared.identity.place).ok()).unwrap_or_default();
         let done = self.shared.done.borrow();
-        if plan.is_open(&done) && plan.tasks.iter().all(|it| it.startup.scope == Scope::Cluster || done.contains(&it.id())) {
+        if plan.is_open(&done)
+            && plan.tasks.iter().all(|it| it.startup.scope == Scope::Cluster || done.contains(&it.id()))
+        {
             return Vec::new();
         }
-        plan.tasks.iter().filter(|it| it.startup.scope == Scope::Cluster).map(Task::id).filter(|id| !done.contains(id)).collect()
+        plan.tasks
+            .iter()
+            .filter(|it| it.startup.scope == Scope::Cluster)
+            .map(Task::id)
+            .filter(|id| !done.contains(id))
+            .collect()
     }
 
     fn take_records(&mut self, records: &[Record]) {
@@ -160,7 +169,11 @@ impl Gate {
             let id = task.id();
             let run = self.runs.get(&id).cloned().unwrap_or_else(|| Run::new(id.clone()));
             // The leader knows more of its own.
-            if task.startup.scope == Scope::Instance || done.contains(&id) || run.attempt().is_some() || !self.shared.is_shown(&task.startup.name) {
+            if task.startup.scope == Scope::Instance
+                || done.contains(&id)
+                || run.attempt().is_some()
+                || !self.shared.is_shown(&task.startup.name)
+            {
                 self.shared.show_startup(task.status(&run, done.contains(&id), now));
             }
         }

@@ -30,7 +30,11 @@ fn judge(status: &AppStatus, failures: u32, check: Result<(), (bool, String)>) -
 }
 
 /// Checks the app that `app` holds until `stop`, and tells of changes.
-pub async fn watch_app(mut app: watch::Receiver<Option<App>>, status: watch::Sender<AppStatus>, stop: CancellationToken) {
+pub async fn watch_app(
+    mut app: watch::Receiver<Option<App>>,
+    status: watch::Sender<AppStatus>,
+    stop: CancellationToken,
+) {
     let mut failures = 0;
     loop {
         let present = app.borrow_and_update().clone();
@@ -45,7 +49,12 @@ pub async fn watch_app(mut app: watch::Receiver<Option<App>>, status: watch::Sen
                     let message = now.message.as_deref().unwrap_or_default();
                     tracing::info!(healthy = now.healthy, message, "app");
                 }
-                status.send_if_modified(|status| *status != now && { *status = now; true });
+                status.send_if_modified(|status| {
+                    *status != now && {
+                        *status = now;
+                        true
+                    }
+                });
                 if failures == 0 { CALM } else { EAGER }
             }
         };

@@ -7,11 +7,13 @@
 //! * [`engine`] and [`gate`]: carry that out, on the leader and on each pod.
 //! * [`app`] and [`health`]: calls to the app.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
+//! * [`digest`]: names for texts.
 //! * [`agent`]: all of it together.
 
 pub mod agent;
 pub mod app;
 pub mod clock;
+pub mod digest;
 pub mod drain;
 pub mod election;
 pub mod engine;

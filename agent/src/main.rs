@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use cabloy_agent::agent::{Agent, Options};
@@ -70,6 +71,28 @@ struct Run {
 }
 
 impl Run {
+    async fn run(self) -> anyhow::Result<()> {
+        let filter = EnvFilter::try_from_env("CABLOY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+        tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let agent = Agent::bind(self.options()).await.context("the agent cannot start")?;
+        let stop = CancellationToken::new();
+        let wait = async {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            stop.cancel();
+        };
+        tokio::join!(agent.run(stop.clone()), wait);
+        Ok(())
+    }
+
     fn options(self) -> Options {
         let Self { config_dir, listen, control, pod_name, pod_uid, pod_hash, elect, name } = self;
         let uid = pod_uid.filter(|uid| !uid.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
@@ -88,25 +111,16 @@ impl Run {
 
 // One thread is enough for what an agent does, and keeps it small.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Run(run) => {
-            let filter = EnvFilter::try_from_env("CABLOY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-            tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
-            let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-            let agent = Agent::bind(run.options()).await.context("the agent cannot start")?;
-            let stop = CancellationToken::new();
-            let work = agent.run(stop.clone());
-            tokio::pin!(work);
-            tokio::select! {
-                () = &mut work => return Ok(()),
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-            stop.cancel();
-            work.await;
-            Ok(())
-        }
+async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(run) => run.run().await,
         Command::Drain { control } => drain::drain(control.control_port).await.context("the agent was not drained"),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

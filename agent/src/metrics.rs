@@ -1,5 +1,7 @@
 //! What the agent counts, for `/metrics`.
 
+use std::sync::atomic::Ordering;
+
 use cabloy_crds::agent_status::Verdict;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -66,7 +68,7 @@ pub struct Metrics {
     healthy: Gauge,
     ready: Gauge,
     masters: Family<MasterLabel, Gauge>,
-    reloads: Family<ResultLabel, Gauge>,
+    reloads: Family<ResultLabel, Counter>,
     registry: Registry,
 }
 
@@ -103,7 +105,9 @@ impl Default for Metrics {
         let mut metrics = Self {
             ticks: Family::default(),
             // From a millisecond, which is good, to the time after which a tick is missed.
-            lateness: Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]),
+            lateness: Histogram::new([
+                0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+            ]),
             calls: Counter::default(),
             transitions: Counter::default(),
             leader: Gauge::default(),
@@ -115,7 +119,20 @@ impl Default for Metrics {
             reloads: Family::default(),
             registry: Registry::with_prefix("cabloy_agent"),
         };
-        let Self { ticks, lateness, calls, transitions, leader, token, lease, healthy, ready, masters, reloads, registry } = &mut metrics;
+        let Self {
+            ticks,
+            lateness,
+            calls,
+            transitions,
+            leader,
+            token,
+            lease,
+            healthy,
+            ready,
+            masters,
+            reloads,
+            registry,
+        } = &mut metrics;
         registry.register("ticks", "Ticks that came to an end", ticks.clone());
         registry.register("tick_lateness_seconds", "How long after its time a tick was called first", lateness.clone());
         registry.register("calls", "Calls to the app", calls.clone());
@@ -132,7 +149,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Everything, in the text format of OpenMetrics.
+    /// Everything, in the text format of `OpenMetrics`.
     ///
     /// # Errors
     /// The text cannot be written, which a string never refuses.
@@ -148,11 +165,16 @@ impl Metrics {
         for (master, reachable) in masters {
             self.masters.get_or_create(&MasterLabel { master: master.clone() }).set((*reachable).into());
         }
-        self.reloads.get_or_create(&ResultLabel { result: "taken" }).set(number(*taken));
-        self.reloads.get_or_create(&ResultLabel { result: "refused" }).set(number(*refused));
+        self.set_reloads("taken", *taken);
+        self.set_reloads("refused", *refused);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// These are counted elsewhere.
+    fn set_reloads(&self, result: &'static str, count: u64) {
+        self.reloads.get_or_create(&ResultLabel { result }).inner().store(count, Ordering::Relaxed);
     }
 
     /// Counts what became of ticks of `schedule`.

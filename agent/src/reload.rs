@@ -146,13 +146,19 @@ fn take_up(config: &mut Config, read: Result<Loaded, Bad>, now: Timestamp) -> bo
 mod tests {
     use super::*;
 
-    fn loaded(fingerprint: u8) -> Loaded {
+    fn loaded(fingerprint: u128) -> Loaded {
         let file = serde_json::from_value(serde_json::json!({
             "cluster": "prod/shop",
             "app": {"name": "shop", "generation": "v4", "port": 7002, "health": {"tcp": {}}},
             "election": {"ttlMs": 10_000},
         }));
-        Loaded { file: file.unwrap(), masters: vec![], roles: std::collections::BTreeMap::new(), hash: fingerprint.to_string(), fingerprint: [fingerprint; 32] }
+        Loaded {
+            file: file.unwrap(),
+            masters: vec![],
+            roles: std::collections::BTreeMap::new(),
+            hash: fingerprint.to_string(),
+            fingerprint,
+        }
     }
 
     fn bad() -> Bad {

@@ -152,7 +152,8 @@ impl Run {
 
     /// Takes up what the ledger says by now.
     pub fn read(&mut self, record: &Record) {
-        let deadline = serde_json::from_value::<Claimed>(record.data.clone()).map_or(Timestamp::UNIX_EPOCH, |it| it.deadline);
+        let deadline =
+            serde_json::from_value::<Claimed>(record.data.clone()).map_or(Timestamp::UNIX_EPOCH, |it| it.deadline);
         let attempt = Attempt { number: record.attempt, nonce: record.nonce.clone(), deadline };
         let decisive = record.results.iter().find(|result| result.done).or_else(|| record.result(&record.nonce));
         let stage = decisive.map_or(Stage::Begun { here: false }, |result| Stage::Ended(outcome(result)));
@@ -182,11 +183,14 @@ impl Run {
             Stage::Claiming => Next::Claiming,
             Stage::Begun { .. } if now < attempt.deadline => Next::Wait(attempt.deadline),
             Stage::Begun { .. } if again && policy.on_unknown == OnUnknown::Retry => Next::Claim(attempt.number + 1),
-            Stage::Begun { .. } => over(Verdict::Unknown, "DeadlineExceeded", "the deadline passed without a result", false),
+            Stage::Begun { .. } => {
+                over(Verdict::Unknown, "DeadlineExceeded", "the deadline passed without a result", false)
+            }
             Stage::Ended(outcome) => match outcome.kind {
                 OutcomeKind::Done => over(Verdict::Done, "", "", false),
                 OutcomeKind::Failed if again => {
-                    let pause = policy.retry.delay_ms(attempt.number + 1).max(outcome.retry_after_ms.unwrap_or_default());
+                    let pause =
+                        policy.retry.delay_ms(attempt.number + 1).max(outcome.retry_after_ms.unwrap_or_default());
                     let at = plus(outcome.at, Duration::from_millis(pause));
                     if now < at { Next::Wait(at) } else { Next::Claim(attempt.number + 1) }
                 }
@@ -273,6 +277,12 @@ pub fn plus(time: Timestamp, span: Duration) -> Timestamp {
     time.checked_add(span).unwrap_or(Timestamp::MAX)
 }
 
+/// `time` less the part of a millisecond: what is written down and sent is no finer.
+#[must_use]
+pub fn whole_ms(time: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
+}
+
 /// How long `later` is after `earlier`; zero if it is not.
 #[must_use]
 pub fn between(earlier: Timestamp, later: Timestamp) -> Duration {
@@ -357,11 +367,9 @@ mod tests {
 
     #[test]
     fn without_a_result_the_deadline_rules() {
-        for (on_unknown, limit, expected) in [
-            (OnUnknown::Skip, 2, None),
-            (OnUnknown::Retry, 2, Some(Next::Claim(2))),
-            (OnUnknown::Retry, 0, None),
-        ] {
+        for (on_unknown, limit, expected) in
+            [(OnUnknown::Skip, 2, None), (OnUnknown::Retry, 2, Some(Next::Claim(2))), (OnUnknown::Retry, 0, None)]
+        {
             let policy = policy(limit, on_unknown);
             let mut run = Run::new("s/a/1".into());
             claim(&mut run, 1, 1_000);

@@ -11,10 +11,10 @@ use cabloy_crds::files::Schedule;
 use croner::Cron;
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::digest;
 use crate::ledger::Record;
-use crate::runs::{Ending, Next, Policy, Run, between, plus};
+use crate::runs::{Ending, Next, Policy, Run, between, plus, whole_ms};
 
 /// A tick that could not be started within this time after it fell due is missed: it is counted, and never run.
 pub const MISFIRE: Duration = Duration::from_secs(60);
@@ -89,9 +89,9 @@ impl Timetable {
         if self.jitter_ms == 0 {
             return tick;
         }
-        let digest = Sha256::new().chain_update(&self.name).chain_update([0]).chain_update(tick.to_string()).finalize();
-        let number = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-        plus(tick, Duration::from_millis(number % self.jitter_ms.saturating_add(1)))
+        let number = digest::number(&[self.name.as_bytes(), tick.to_string().as_bytes()]);
+        let delay = number % (u128::from(self.jitter_ms) + 1);
+        plus(tick, Duration::from_millis(u64::try_from(delay).unwrap_or_default()))
     }
 }
 
@@ -210,8 +210,7 @@ fn policy(schedule: &Schedule) -> Policy {
 }
 
 fn digest(schedule: &Schedule) -> String {
-    let text = serde_json::json!(schedule).to_string();
-    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    digest::name(&[serde_json::json!(schedule).to_string().as_bytes()])
 }
 
 impl Line {
@@ -228,7 +227,7 @@ impl Line {
         let timetable = Timetable::new(&schedule)?;
         let unsaved = memory.is_none();
         let mut memory = memory.unwrap_or_else(|| Memory {
-            created: now,
+            created: whole_ms(now),
             low_water: now,
             settled: now,
             waiting: VecDeque::new(),
@@ -393,7 +392,7 @@ impl Line {
     /// Makes a run that is over part of the memory.
     fn fold(&mut self, tick: Timestamp, ending: Ending, now: Timestamp) -> TickResult {
         let Ending { verdict, reason, message, attempts, disabled } = ending;
-        let result = TickResult { tick, verdict, reason, message, attempts, at: now };
+        let result = TickResult { tick, verdict, reason, message, attempts, at: whole_ms(now) };
         match verdict {
             Verdict::Done => self.memory.done += 1,
             Verdict::Failed | Verdict::Unknown => self.memory.failed += 1,
@@ -518,7 +517,8 @@ mod tests {
     }
 
     fn cron(expression: &str, zone: &str) -> Timetable {
-        Timetable::new(&Schedule { cron: Some(expression.into()), every_ms: None, time_zone: zone.into(), ..every(1) }).unwrap()
+        Timetable::new(&Schedule { cron: Some(expression.into()), every_ms: None, time_zone: zone.into(), ..every(1) })
+            .unwrap()
     }
 
     fn line(schedule: Schedule, now: i64) -> Line {
@@ -577,10 +577,13 @@ mod tests {
     fn jitter_is_the_same_wherever_it_is_computed() {
         let schedule = Schedule { jitter_ms: 5_000, ..every(60_000) };
         let (a, b) = (Timetable::new(&schedule).unwrap(), Timetable::new(&schedule).unwrap());
-        let delays: BTreeSet<_> = (1..50).map(|n| at(n * 60_000)).map(|tick| {
-            assert_eq!(a.due(tick), b.due(tick));
-            between(tick, a.due(tick))
-        }).collect();
+        let delays: BTreeSet<_> = (1..50)
+            .map(|n| at(n * 60_000))
+            .map(|tick| {
+                assert_eq!(a.due(tick), b.due(tick));
+                between(tick, a.due(tick))
+            })
+            .collect();
         assert!(delays.len() > 40 && *delays.last().unwrap() <= Duration::from_secs(5));
     }
 
@@ -604,7 +607,11 @@ mod tests {
         let mut line = line(every(1_000), 500);
         assert_eq!(drive(&mut line, 1_000), [1_000]);
         line.take_unsaved();
-        assert_eq!(drive(&mut line, 2_000), [2_000], "its deadline has passed: the run is over, and the next one is due");
+        assert_eq!(
+            drive(&mut line, 2_000),
+            [2_000],
+            "its deadline has passed: the run is over, and the next one is due"
+        );
         end(&mut line, 2_500, OutcomeKind::Failed);
         assert_eq!(drive(&mut line, 2_500), NOTHING);
         let status = line.status();
@@ -726,7 +733,9 @@ mod tests {
         Wait(i64),
         End,
         /// The leader is gone, and what it has not saved with it.
-        Crash { saved: bool },
+        Crash {
+            saved: bool,
+        },
     }
 
     proptest! {
@@ -781,7 +790,7 @@ mod tests {
                 }
             }
             let status = line.status();
-            let ticks = (now / 1_000) as u64;
+            let ticks = u64::try_from(now / 1_000).unwrap();
             prop_assert_eq!(status.done + status.failed + status.skipped + status.missed, ticks);
         }
     }

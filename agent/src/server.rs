@@ -17,7 +17,7 @@ use crate::shared::Shared;
 
 /// A port that cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}")]
+#[error("cannot listen on {address}")]
 pub struct ListenError {
     address: SocketAddr,
     source: std::io::Error,
@@ -68,7 +68,8 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 /// Why a pod is not ready, in lines of text.
 fn not_ready(status: &AgentStatus) -> String {
     let problems = status.problems.iter().map(|it| format!("{}: {}\n", it.reason, it.message));
-    let startups = status.startups.iter().map(|it| format!("startup task {}: {:?} {}\n", it.name, it.state, it.message));
+    let startups =
+        status.startups.iter().map(|it| format!("startup task {}: {:?} {}\n", it.name, it.state, it.message));
     problems.chain(startups).collect()
 }
 

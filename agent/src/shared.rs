@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cabloy_crds::agent_status::{
-    AgentStatus, AppStatus, ConfigStatus, ElectionStatus, MasterStatus, Problem, RevisionStatus, ScheduleStatus, StartupStatus,
+    AgentStatus, AppStatus, ConfigStatus, ElectionStatus, MasterStatus, Problem, RevisionStatus, ScheduleStatus,
+    StartupStatus,
 };
 use cabloy_crds::names::AGENT_FILE;
 use jiff::Timestamp;
@@ -191,7 +192,11 @@ impl Shared {
             problems.push(problem("UnknownRevision", unknown.to_string(), Some(AGENT_FILE.to_owned())));
         }
         if config.loaded.is_some() && !app.healthy {
-            problems.push(problem("AppUnhealthy", app.message.clone().unwrap_or_else(|| "it has not answered yet".to_owned()), None));
+            problems.push(problem(
+                "AppUnhealthy",
+                app.message.clone().unwrap_or_else(|| "it has not answered yet".to_owned()),
+                None,
+            ));
         }
         problems.extend(election.iter().flat_map(|it| &it.masters).filter_map(|master| master.problem.clone()));
         problems.extend(board.alarms.values().cloned());
@@ -258,6 +263,7 @@ fn master(node: &NodeStatus) -> MasterStatus {
         };
         problem(reason, error.to_string(), Some(node.address.clone()))
     });
-    let warning = node.warning.clone().map(|warning| problem("RedisConfiguration", warning, Some(node.address.clone())));
+    let warning =
+        node.warning.clone().map(|warning| problem("RedisConfiguration", warning, Some(node.address.clone())));
     MasterStatus { address: node.address.clone(), reachable: node.reachable, problem: error.or(warning) }
 }

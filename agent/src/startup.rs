@@ -82,7 +82,9 @@ impl Task {
                 (StartupState::Pending, format!("the next attempt is at {until}; {outcome}"))
             }
             Next::Claiming => (StartupState::Running, String::new()),
-            Next::Claim(_) => (StartupState::Pending, "it waits for the tasks before it, or for a leader of its revision".to_owned()),
+            Next::Claim(_) => {
+                (StartupState::Pending, "it waits for the tasks before it, or for a leader of its revision".to_owned())
+            }
         };
         StartupStatus {
             name: self.startup.name.clone(),
@@ -219,7 +221,8 @@ mod tests {
     fn order_and_gate_follow_what_is_done() {
         let plan = plan("new");
         let mut done = BTreeSet::new();
-        let may_start = |done: &BTreeSet<String>| -> Vec<bool> { plan.tasks.iter().map(|it| plan.may_start(it, done)).collect() };
+        let may_start =
+            |done: &BTreeSet<String>| -> Vec<bool> { plan.tasks.iter().map(|it| plan.may_start(it, done)).collect() };
         assert_eq!(may_start(&done), [true, false, false, true]);
         done.insert("u/migrate/r1".to_owned());
         assert_eq!(may_start(&done), [true, false, false, true], "done for another revision is not done");

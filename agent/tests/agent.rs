@@ -1,0 +1,409 @@
+//! Whole agents: the program itself, as processes beside real Redis servers and little HTTP apps.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod stage;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cabloy_crds::agent_status::{StartupState, Verdict};
+use cabloy_tests::redis::Redis;
+use cabloy_tests::wait;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use stage::{Agent, Answer, Call, SOON, Stage, schedule, startup};
+
+/// How long a lease lasts where one has to expire in a test.
+const TTL_MS: u64 = 1_500;
+
+/// The period of the schedules that are counted.
+const PERIOD_MS: i64 = 200;
+
+fn ticks(calls: &[Call]) -> BTreeSet<i64> {
+    calls.iter().map(|call| call.tick().as_millisecond()).collect()
+}
+
+/// Every attempt at every tick is called once, and all ticks from the first to the last are called or counted as skipped.
+fn assert_none_lost_or_doubled(calls: &[Call], skipped: u64) {
+    let attempts: BTreeSet<_> = calls.iter().map(|call| (call.key.clone(), call.attempt)).collect();
+    assert_eq!(attempts.len(), calls.len(), "a call was made twice: {calls:#?}");
+    let ticks = ticks(calls);
+    let (first, last) = (ticks.first().unwrap(), ticks.last().unwrap());
+    let all = (last - first) / PERIOD_MS + 1;
+    let lost = u64::try_from(all).unwrap() - ticks.len() as u64;
+    assert!(lost <= skipped, "{lost} of {all} ticks were not called, and {skipped} skipped: {ticks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tick_is_called_once_by_one_of_three() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| file["schedules"] = json!([schedule("a", PERIOD_MS)]));
+    let agents = [stage.agent("a").start(), stage.agent("b").start(), stage.agent("c").start()];
+    let calls = stage.calls_until("20 ticks", |calls| ticks(calls).len() >= 20).await;
+    let leader = stage::leader(&agents).await;
+    let status = leader.status().await;
+    assert_none_lost_or_doubled(&calls, status.schedules[0].skipped);
+    assert!(calls.iter().all(|call| call.agent == leader.name()), "one agent makes all calls");
+    let host = format!("127.0.0.1:{}", leader.app_port());
+    for call in &calls {
+        assert_eq!(call.headers["host"], host);
+        assert_eq!(call.headers["ce-specversion"], "1.0");
+        assert_eq!(call.key, format!("\"prod/shop/a@{}\"", call.tick()));
+        assert_eq!(call.token, Some(status.election.as_ref().unwrap().token.unwrap()));
+        assert_eq!(call.attempt, 1);
+    }
+    assert_eq!(leader.metric("cabloy_agent_leader").await, "1");
+    assert!(
+        leader.metric(r#"cabloy_agent_ticks_total{schedule="a",result="Done"}"#).await.parse::<u32>().unwrap() >= 19
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_the_next_leads_and_no_tick_is_lost_or_doubled() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| {
+        let mut counted = schedule("a", PERIOD_MS);
+        // The tick that the crash cuts short is tried again.
+        counted["onUnknown"] = json!("Retry");
+        counted["retry"]["limit"] = json!(1);
+        file["schedules"] = json!([counted]);
+        file["election"]["ttlMs"] = json!(TTL_MS);
+    });
+    let mut agents = vec![stage.agent("a").start(), stage.agent("b").start(), stage.agent("c").start()];
+    stage.calls_until("10 ticks", |calls| ticks(calls).len() >= 10).await;
+    let name = stage::leader(&agents).await.name().to_owned();
+    let index = agents.iter().position(|agent| agent.name() == name).unwrap();
+    let killed = Timestamp::now();
+    agents.remove(index).kill();
+    let next = |call: &&Call| call.agent != name;
+    let calls = stage.calls_until("20 ticks of the next", |calls| calls.iter().filter(next).count() >= 20).await;
+    let status = stage::leader(&agents).await.status().await;
+    let gap = status.election.as_ref().unwrap().since.unwrap().duration_since(killed);
+    println!("the next one led {gap:#} after the crash, ttl {TTL_MS} ms");
+    // 100 ms after the lease, and what a busy machine takes.
+    assert!(gap.as_millis() < i128::from(TTL_MS) + 1_000, "{gap:#}");
+    assert_none_lost_or_doubled(&calls, status.schedules[0].skipped);
+    let again: BTreeSet<_> = calls.iter().filter(|call| call.attempt > 1).map(|call| &call.key).collect();
+    assert!(again.len() <= 1, "only the tick that the crash cut short is tried again: {again:?}");
+    let tokens: Vec<_> = calls.iter().map(|call| call.token).collect();
+    assert!(tokens.is_sorted(), "{tokens:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_leader_hands_over_and_ends_what_it_began() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| file["schedules"] = json!([schedule("long", 1_000)]));
+    stage.answer("/long", Answer::Hang);
+    let mut agents = vec![stage.agent("a").start()];
+    stage::leader(&agents).await;
+    agents.push(stage.agent("b").start());
+    agents.push(stage.agent("c").start());
+    for agent in &agents {
+        agent
+            .until("it stands", |status| status.election.as_ref().is_some_and(|it| it.standing && it.leader.is_some()))
+            .await;
+    }
+    let first = stage.calls_until("the first tick", |calls| !calls.is_empty()).await.remove(0);
+    let began = Timestamp::now();
+    agents[0].drain();
+    println!("drain took {:#}", Timestamp::now().duration_since(began));
+    let next = stage::leader(&agents).await;
+    assert_ne!(next.name(), "a");
+    let gap = next.status().await.election.unwrap().since.unwrap().duration_since(began);
+    println!("hand-over took {gap:#}");
+    assert!(gap.as_millis() < 500, "far from the lease of 10 s: {gap:#}");
+    let old = agents[0].status().await;
+    assert!(old.draining && old.ready && !old.election.unwrap().standing);
+    // The next leader waits for the run, for it goes on; the one that made the call records its result.
+    let waits = |status: &cabloy_crds::agent_status::AgentStatus| status.schedules[0].running == Some(first.tick());
+    next.until("it waits for the run of the other", waits).await;
+    stage.answer("/long", Answer::Status(200));
+    let done = |status: &cabloy_crds::agent_status::AgentStatus| {
+        status.schedules[0].results.iter().any(|it| it.tick == first.tick() && it.verdict == Verdict::Done)
+    };
+    next.until("the result of the other", done).await;
+    let calls = stage.calls();
+    assert_eq!(calls.iter().filter(|call| call.key == first.key).count(), 1);
+    agents[0].drain();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_an_agent_in_order() {
+    let stage = Stage::new(1);
+    stage.files.edit(|file| file["schedules"] = json!([schedule("a", 1_000)]));
+    let agents = [stage.agent("a").start(), stage.agent("b").start()];
+    let name = stage::leader(&agents).await.name().to_owned();
+    let [a, b] = agents;
+    let (mut first, second) = if name == "a" { (a, b) } else { (b, a) };
+    first.terminate();
+    assert!(first.exit().await.success());
+    second.until("it leads", |status| status.election.as_ref().is_some_and(|it| it.leading)).await;
+    assert!(!first.try_drain(), "nobody is there to be drained");
+}
+
+fn revisions(new: &str) -> Value {
+    json!({"old": {"number": 1}, "new": {"number": 2, "startups": {"migrate": new}}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_task_is_done_once_and_gates_all() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| {
+        file["schedules"] = json!([schedule("a", 200)]);
+        let mut warm = startup("warm");
+        warm["scope"] = json!("Instance");
+        warm["after"] = json!(["migrate"]);
+        file["startups"] = json!([startup("migrate"), warm]);
+        file["revisions"] = revisions("r1");
+    });
+    stage.answer("/migrate", Answer::Hang);
+    let agents = ["a", "b", "c"].map(|name| stage.agent(name).pod("new").start());
+    stage.calls_until("the task", |calls| !calls.is_empty()).await;
+    for agent in &agents {
+        let (code, said) = agent.get("/readyz").await;
+        assert_eq!(code, 503, "{said}");
+        agent.until("it knows of the attempt", |status| status.startups[0].state == StartupState::Running).await;
+    }
+    assert!(stage.calls().iter().all(|call| call.path == "/migrate"), "no schedule and no task after it runs");
+    stage.answer("/migrate", Answer::Status(200));
+    for agent in &agents {
+        agent.until_ready().await;
+    }
+    let calls = stage.calls_until("a tick", |calls| calls.iter().any(|call| call.path == "/a")).await;
+    let of = |path: &str| calls.iter().filter(|call| call.path == path).collect::<Vec<_>>();
+    assert_eq!(of("/migrate").len(), 1);
+    assert_eq!(of("/migrate")[0].key, "\"prod/shop/migrate@r1\"");
+    let warmed: BTreeSet<_> = of("/warm").into_iter().map(|call| call.agent.clone()).collect();
+    assert_eq!((of("/warm").len(), warmed.len()), (3, 3), "in each pod once");
+    // A pod that comes later finds it done.
+    let late = stage.agent("d").pod("new").start();
+    late.until_ready().await;
+    assert_eq!(stage.calls().iter().filter(|call| call.path == "/migrate").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_a_crash_cut_short_is_handed_over() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| {
+        let mut task = startup("migrate");
+        task["timeoutMs"] = json!(3_000);
+        task["retry"]["limit"] = json!(3);
+        file["startups"] = json!([task]);
+        file["revisions"] = revisions("r1");
+        file["election"]["ttlMs"] = json!(TTL_MS);
+    });
+    stage.answer("/migrate", Answer::Hang);
+    let mut agents: Vec<Agent> = ["a", "b"].map(|name| stage.agent(name).pod("new").start()).into();
+    let first = stage.calls_until("the task", |calls| !calls.is_empty()).await.remove(0);
+    let index = agents.iter().position(|agent| agent.name() == first.agent).unwrap();
+    agents.remove(index).kill();
+    stage.answer("/migrate", Answer::Status(200));
+    agents[0].until_ready().await;
+    let calls = stage.calls();
+    assert_eq!(calls.iter().map(|call| call.attempt).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(calls[0].key, calls[1].key);
+    assert_ne!(calls[0].agent, calls[1].agent);
+    assert!(calls[1].at >= first.deadline(), "not before the deadline of the attempt that was cut short");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_revision_never_runs_the_task_of_the_new_one() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| {
+        file["startups"] = json!([startup("migrate")]);
+        file["revisions"] = json!({"old": {"number": 1}});
+        file["schedules"] = json!([schedule("a", 200)]);
+    });
+    let old = ["a", "b"].map(|name| stage.agent(name).pod("old").start());
+    for agent in &old {
+        agent.until_ready().await;
+    }
+    let unknown = stage.agent("c").pod("new").start();
+    let said = |status: &cabloy_crds::agent_status::AgentStatus| {
+        status.problems.iter().any(|it| it.reason == "UnknownRevision")
+    };
+    unknown.until("it says that its revision is not known", said).await;
+    assert_eq!(unknown.get("/readyz").await.0, 503);
+    assert!(!unknown.status().await.election.unwrap().standing);
+    stage.files.edit(|file| file["revisions"] = revisions("r2"));
+    unknown.until_ready().await;
+    let agents: Vec<_> = old.into_iter().chain([unknown]).collect();
+    wait::until("the newest leads", SOON, async || stage::leader(&agents).await.name() == "c").await;
+    let migrated: Vec<_> =
+        stage.calls().into_iter().filter(|call| call.path == "/migrate").map(|call| call.agent).collect();
+    assert_eq!(migrated, ["c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_taken_up_while_it_runs_or_left_alone() {
+    let stage = Stage::new(1);
+    stage.files.edit(|file| file["schedules"] = json!([schedule("a", 200)]));
+    let agent = stage.agent("a").start();
+    stage.calls_until("a tick", |calls| calls.iter().any(|call| call.path == "/a")).await;
+    let token = agent.status().await.election.unwrap().token;
+
+    stage.files.edit(|file| {
+        file["schedules"][0]["everyMs"] = json!(300);
+        file["schedules"][0]["target"]["http"]["path"] = json!("/b");
+    });
+    let calls =
+        stage.calls_until("ticks of the new text", |calls| calls.iter().filter(|it| it.path == "/b").count() > 3).await;
+    let keys: BTreeSet<_> = calls.iter().map(|call| &call.key).collect();
+    assert_eq!(keys.len(), calls.len(), "no tick is doubled by the edit");
+    assert_eq!(agent.status().await.election.unwrap().token, token, "and nobody had to resign for it");
+
+    stage.files.edit(|file| file["schedules"][0]["everyMs"] = json!(0));
+    agent.until("the bad files are refused", |status| status.config.error.is_some()).await;
+    let before = stage.calls().len();
+    stage.calls_until("ticks go on by the good files", |calls| calls.len() > before + 3).await;
+    assert!(agent.is_ready().await);
+    stage.files.edit(|file| file["schedules"][0]["everyMs"] = json!(300));
+    agent.until("the files are good again", |status| status.config.error.is_none()).await;
+    assert_eq!(agent.metric(r#"cabloy_agent_reloads_total{result="taken"}"#).await, "2", "good again, and nothing new");
+    assert_eq!(agent.metric(r#"cabloy_agent_reloads_total{result="refused"}"#).await, "1");
+
+    stage.files.edit(|file| file["schedules"] = json!([]));
+    agent.until("the schedule is gone", |status| status.schedules.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_secret_is_named_and_heals() {
+    let redis = Redis::builder().password("right").start();
+    let stage = Stage::with(vec![redis]);
+    stage.files.edit(|file| file["schedules"] = json!([schedule("a", 200)]));
+    let secret = stage.dir().join("secrets/password");
+    stage.files.password(&secret);
+    let agent = stage.agent("a").start();
+    let has = |reason: &'static str| {
+        move |status: &cabloy_crds::agent_status::AgentStatus| status.problems.iter().any(|it| it.reason == reason)
+    };
+    agent.until("the secret is missed", has("MissingSecret")).await;
+    let (code, said) = agent.get("/readyz").await;
+    assert_eq!(code, 503);
+    assert!(said.contains("redis/redlock/client.json[0].password"), "{said}");
+    let problem = agent.status().await.problems.remove(0);
+    assert_eq!(problem.path.as_deref(), secret.to_str());
+
+    std::fs::create_dir_all(secret.parent().unwrap()).unwrap();
+    std::fs::write(&secret, "wrong\n").unwrap();
+    agent.until("the password is wrong", has("WrongPassword")).await;
+    agent.until_ready().await;
+    std::fs::write(&secret, "right\n").unwrap();
+    stage.calls_until("a tick", |calls| !calls.is_empty()).await;
+    agent.until("nothing is wrong", |status| status.problems.is_empty()).await;
+    assert!(!agent.log().contains("right"), "no password is ever printed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_stays_ready_while_redis_is_away() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| {
+        file["schedules"] = json!([schedule("a", 200)]);
+        file["election"]["ttlMs"] = json!(TTL_MS);
+    });
+    let agent = stage.agent("a").start();
+    stage.calls_until("a tick", |calls| !calls.is_empty()).await;
+    stage.redis[0].kill();
+    stage.redis[1].kill();
+    agent.until("it does not lead", |status| status.election.as_ref().is_some_and(|it| !it.leading)).await;
+    assert!(agent.is_ready().await);
+    assert_eq!(agent.get("/healthz").await.0, 200);
+    agent
+        .until("both are named", |status| status.problems.iter().filter(|it| it.reason == "Unreachable").count() == 2)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_app_is_down_hands_over() {
+    let stage = Stage::new(1);
+    stage.files.edit(|file| file["app"]["health"] = json!({"http": {"method": "GET", "path": "/health"}}));
+    stage.answer("/health", Answer::Status(200));
+    let agents = [stage.agent("a").start(), stage.agent("b").start()];
+    let name = stage::leader(&agents).await.name().to_owned();
+    stage.answer_of(&name, "/health", Answer::Status(500));
+    wait::until("the other leads", SOON, async || stage::leader(&agents).await.name() != name).await;
+    let old = agents.iter().find(|agent| agent.name() == name).unwrap().status().await;
+    assert!(old.problems.iter().any(|it| it.reason == "AppUnhealthy"), "{:?}", old.problems);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_may_not_lead_do_not() {
+    let stage = Stage::new(1);
+    stage.files.edit(|file| file["revisions"] = revisions("r1"));
+    let job = stage.agent("job").pod("").start();
+    let web = stage.agent("web").pod("old").elect(false).start();
+    for agent in [&job, &web] {
+        agent.until_ready().await;
+        agent.until("its app is well", |status| status.app.healthy).await;
+        assert!(!agent.status().await.election.unwrap().standing, "{}", agent.name());
+    }
+    let leader = stage.agent("a").pod("old").start();
+    leader.until("it leads", |status| status.election.as_ref().is_some_and(|it| it.leading)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_mean_what_they_say() {
+    let stage = Stage::new(1);
+    let names = ["retried", "refused", "running", "accepted", "gone", "failing", "slow"];
+    stage.files.edit(|file| {
+        let schedules = names.iter().map(|name| {
+            let mut schedule = schedule(name, 1_000);
+            schedule["retry"]["limit"] = json!(2);
+            schedule
+        });
+        file["schedules"] = schedules.collect();
+        file["app"]["generation"] = json!("v4");
+        file["schedules"][6]["timeoutMs"] = json!(300);
+    });
+    stage.answer("/retried", Answer::Script(vec![Answer::Status(500), Answer::Status(503), Answer::Status(200)]));
+    stage.answer("/refused", Answer::Status(404));
+    stage.answer("/running", Answer::Script(vec![Answer::Status(409), Answer::Status(200)]));
+    stage.answer("/accepted", Answer::Location("/jobs/1".into()));
+    stage.answer("/jobs/1", Answer::Script(vec![Answer::Status(202), Answer::Status(200)]));
+    stage.answer("/gone", Answer::Status(410));
+    stage.answer("/failing", Answer::Body(json!({"code": 1001, "message": "no"})));
+    stage.answer("/slow", Answer::Hang);
+    let agent = stage.agent("a").start();
+    let all = |status: &cabloy_crds::agent_status::AgentStatus| {
+        status.schedules.len() == 7 && status.schedules.iter().all(|it| !it.results.is_empty())
+    };
+    let status = agent.until("a result of each", all).await;
+    let first: BTreeMap<_, _> =
+        status.schedules.iter().map(|it| (it.name.as_str(), it.results.last().unwrap().clone())).collect();
+    let seen = |name: &str| (first[name].verdict, first[name].reason.as_str(), first[name].attempts);
+    assert_eq!(seen("retried"), (Verdict::Done, "", 3));
+    assert_eq!(seen("refused"), (Verdict::Failed, "NotInThisVersion", 1));
+    assert_eq!(seen("running"), (Verdict::Done, "", 1));
+    assert_eq!(seen("accepted"), (Verdict::Done, "", 1));
+    assert_eq!(seen("gone"), (Verdict::Failed, "Gone", 1));
+    assert_eq!(seen("failing"), (Verdict::Failed, "AppFailed", 3));
+    assert_eq!(seen("slow"), (Verdict::Unknown, "DeadlineExceeded", 1));
+    let calls = stage.calls();
+    let running: Vec<_> =
+        calls.iter().filter(|call| call.path == "/running").take(2).map(|call| (&call.key, call.attempt)).collect();
+    assert_eq!(running[0], running[1], "a 409 is asked again with the same key");
+    assert!(calls.iter().any(|call| call.path == "/jobs/1"));
+    let gone = status.schedules.iter().find(|it| it.name == "gone").unwrap();
+    assert_eq!(gone.next, None);
+    assert!(status.problems.iter().any(|it| it.reason == "ScheduleDisabled"), "{:?}", status.problems);
+    assert_eq!(calls.iter().filter(|call| call.path == "/gone").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_of_what_is_over_are_removed() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| file["schedules"] = json!([schedule("a", 200)]));
+    let agent = stage.agent("a").start();
+    agent.until("20 ticks", |status| status.schedules.first().is_some_and(|it| it.done >= 20)).await;
+    stage.files.edit(|file| file["schedules"][0]["suspend"] = json!(true));
+    agent
+        .until("it is suspended", |status| status.schedules[0].next.is_none() && status.schedules[0].running.is_none())
+        .await;
+    for redis in &stage.redis {
+        wait::until("only the schedule's memory is left", SOON, async || {
+            let left: Vec<String> = redis.run(&["HKEYS", "cabloy:{prod/shop}:records"]);
+            if left == ["m/a"] { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await;
+    }
+}
