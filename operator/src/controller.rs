@@ -1,7 +1,7 @@
 //! The driver: watches, and for each resource the five steps, one after the other.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt::Debug,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -427,10 +427,12 @@ async fn write(
     before: Option<CabloyClusterStatus>,
     scope: &Scope,
 ) -> Result<Action, Error> {
+    // Ticks alone ask for no reconciliation, so it looks for them itself.
+    let pace = if status.schedules.is_empty() { RESYNC } else { status::TICK_PACE };
     let last = scope.memory().get(&identity.uid).and_then(|known| known.written.as_ref().map(|(_, at)| *at));
     let rest = last.map_or(Duration::ZERO, |last| status::TICK_PACE.saturating_sub(last.elapsed()));
     match status::news(before.as_ref(), &status) {
-        News::None => return Ok(Action::requeue(RESYNC)),
+        News::None => return Ok(Action::requeue(pace)),
         News::Ticks if !rest.is_zero() => return Ok(Action::requeue(rest)),
         News::Ticks | News::Urgent => {}
     }
@@ -438,7 +440,7 @@ async fn write(
     status::write(&scope.shared.client, identity, &status).await?;
     scope.shared.metrics.wrote("status", 1);
     scope.memory().entry(identity.uid.clone()).or_default().written = Some((status, Instant::now()));
-    Ok(Action::requeue(RESYNC))
+    Ok(Action::requeue(pace))
 }
 
 /// Says in the status why a resource is not reconciled.
@@ -526,7 +528,8 @@ fn count(scope: &Scope) {
     let clusters = scope.stores.clusters.state();
     let ready = clusters.iter().filter(|cluster| is_ready(cluster)).count();
     scope.shared.metrics.counted(clusters.len(), ready);
-    scope.memory().retain(|uid, _| clusters.iter().any(|cluster| cluster.meta().uid.as_ref() == Some(uid)));
+    let present: HashSet<_> = clusters.iter().filter_map(|cluster| cluster.meta().uid.as_deref()).collect();
+    scope.memory().retain(|uid, _| present.contains(uid.as_str()));
 }
 
 fn is_ready(cluster: &Guarded) -> bool {

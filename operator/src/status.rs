@@ -35,6 +35,24 @@ pub const TICK_PACE: Duration = Duration::from_secs(30);
 /// The longest message of a condition; the API server takes 32 KiB, people less.
 const MAX_MESSAGE: usize = 1_000;
 
+/// Conditions that somebody should look at, but that make no resource unready.
+const ADVICE: &[&str] = &["UpdateAvailable", "NativeSchedulesGuarded", "RedisConfigured", "SchedulesHealthy"];
+
+/// Reasons that may go away by themselves; all others take somebody to act.
+const PASSING: &[&str] = &[
+    "RollingOut",
+    "NoLeader",
+    "NoAnswer",
+    "StartupPending",
+    "StartupRunning",
+    "AppUnhealthy",
+    "UnknownRevision",
+    "MissingFile",
+    "Unreachable",
+    "Timeout",
+    "Loading",
+];
+
 /// Why the status could not be written. The variant's name is the Event's reason.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -195,7 +213,7 @@ pub fn held(
 
 /// Sums the other conditions up, as kstatus has it.
 fn sum_up(conditions: &[Said]) -> Vec<Said> {
-    let counts = |condition: &&Said| !matches!(condition.type_, "UpdateAvailable" | "NativeSchedulesGuarded");
+    let counts = |condition: &&Said| !ADVICE.contains(&condition.type_);
     let failing = conditions.iter().filter(counts).find(|condition| condition.answer == Answer::False);
     let unknown = conditions.iter().filter(counts).find(|condition| condition.answer == Answer::Unknown);
     let Some(worst) = failing.or(unknown) else {
@@ -206,11 +224,7 @@ fn sum_up(conditions: &[Said]) -> Vec<Said> {
         ];
     };
     // What time alone will mend, and what takes somebody to act.
-    let waits = worst.answer == Answer::Unknown
-        || matches!(
-            worst.reason.as_str(),
-            "RollingOut" | "NoLeader" | "StartupPending" | "StartupRunning" | "NoAnswer"
-        );
+    let waits = worst.answer == Answer::Unknown || PASSING.contains(&worst.reason.as_str());
     let (reason, message) = (worst.reason.clone(), worst.message.clone());
     let (reconciling, stalled) = if waits { (Answer::True, Answer::False) } else { (Answer::False, Answer::True) };
     vec![
@@ -342,75 +356,63 @@ fn about_agents(found: &Found, needs_leader: bool) -> Vec<Said> {
         }
         return all;
     }
-    let problems: Vec<_> = statuses
-        .iter()
-        .flat_map(|status| {
-            let of_masters = status
-                .election
-                .iter()
-                .flat_map(|election| &election.masters)
-                .filter_map(|master| master.problem.as_ref());
-            status.problems.iter().chain(of_masters).map(|problem| (status.pod.as_str(), problem))
-        })
-        .collect();
-    let is_credential = |problem: &Problem| problem.reason == "MissingSecret";
-    all.push(from_problems(
-        "CredentialsAvailable",
-        &problems,
-        is_credential,
-        ("Available", "all agents have the secrets that they need"),
-    ));
-    all.push(from_problems(
-        "RedisReachable",
-        &problems,
-        |problem| !is_credential(problem) && is_about_redis(problem),
-        ("Reachable", "all agents reach their Redis servers"),
-    ));
-    all.push(from_problems(
-        "AgentsHealthy",
-        &problems,
-        |problem| !is_credential(problem) && !is_about_redis(problem),
-        ("Healthy", "no agent has anything to complain of"),
-    ));
+    let problems: Vec<_> = statuses.iter().flat_map(|status| of_agent(status)).collect();
+    let of = |about: About| {
+        let own = problems.iter().filter(|(_, _, is)| *is == about);
+        own.map(|(pod, problem, _)| (*pod, *problem)).collect::<Vec<_>>()
+    };
+    all.extend([
+        from_problems("CredentialsAvailable", &of(About::Credentials), "all agents have the secrets that they need"),
+        from_problems("RedisReachable", &of(About::Reach), "all agents reach the masters of role redlock"),
+        from_problems("RedisConfigured", &of(About::Configuration), "nothing is amiss with the masters' configuration"),
+        from_problems("AgentsHealthy", &of(About::Agent), "agents and the apps beside them are well"),
+        from_problems("SchedulesHealthy", &of(About::Work), "no schedule has failed of late"),
+    ]);
     if needs_leader {
         all.push(leader_elected(&statuses));
     }
     all
 }
 
-/// Reasons of agents that are about a server, and so are mended there or in the network.
-fn is_about_redis(problem: &Problem) -> bool {
-    const REASONS: &[&str] = &[
-        "Unreachable",
-        "WrongPassword",
-        "NotMaster",
-        "NotDistinct",
-        "SameServer",
-        "Evicts",
-        "Eviction",
-        "ClockSkew",
-        "Loading",
-        "NoQuorum",
-        "NoPersistence",
-        "NoPermission",
-        "NotAPrimary",
-    ];
-    REASONS.contains(&problem.reason.as_str())
-        || problem.path.as_deref().is_some_and(|path| !path.starts_with('/') && path.contains(':'))
+/// What a problem of an agent is about, and so which condition tells of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    Credentials,
+    Reach,
+    Configuration,
+    Work,
+    Agent,
 }
 
-fn from_problems(
-    type_: &'static str,
-    problems: &[(&str, &Problem)],
-    is_about: impl Fn(&Problem) -> bool,
-    (good_reason, good): (&str, &str),
-) -> Said {
+/// The problems of an agent, and what each is about: its pod, the problem, the condition.
+fn of_agent(status: &AgentStatus) -> impl Iterator<Item = (&str, &Problem, About)> {
+    let masters =
+        status.election.iter().flat_map(|election| &election.masters).filter_map(|master| master.problem.as_ref());
+    // Agents list the problems of masters among their own as well.
+    let is_of_master = |problem: &&Problem| masters.clone().any(|of_master| of_master == *problem);
+    let own = status.problems.iter().filter(|problem| !is_of_master(problem)).map(|problem| {
+        let about = match problem.reason.as_str() {
+            "MissingSecret" => About::Credentials,
+            "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "UnreadableResult" => About::Work,
+            _ => About::Agent,
+        };
+        (problem, about)
+    });
+    let own: Vec<_> = own.collect();
+    let masters = masters.map(|problem| {
+        let about = if problem.reason == "RedisConfiguration" { About::Configuration } else { About::Reach };
+        (problem, about)
+    });
+    own.into_iter().chain(masters).map(|(problem, about)| (status.pod.as_str(), problem, about))
+}
+
+fn from_problems(type_: &'static str, problems: &[(&str, &Problem)], good: &str) -> Said {
     // Many pods see the same; each problem is said once.
     let mut seen: BTreeMap<&Problem, Vec<&str>> = BTreeMap::new();
-    for (pod, problem) in problems.iter().filter(|(_, problem)| is_about(problem)) {
+    for (pod, problem) in problems {
         seen.entry(problem).or_default().push(pod);
     }
-    let Some((first, _)) = seen.first_key_value() else { return said(type_, Answer::True, good_reason, good) };
+    let Some((first, _)) = seen.first_key_value() else { return said(type_, Answer::True, "Fine", good) };
     let messages: Vec<_> = seen
         .iter()
         .map(|(problem, pods)| {

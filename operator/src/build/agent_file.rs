@@ -86,12 +86,13 @@ fn revisions(validated: &Validated, found: &Found) -> serde_json::Result<BTreeMa
         for task in validated.startups.iter().filter(|task| task.scope == Scope::Cluster) {
             // What is written in the resource now is about the newest code. Older revisions keep what they were told.
             let kept = before.and_then(|before| before.startups.get(&task.name)).filter(|_| !newest);
-            let said = validated.revisions.get(&task.name).filter(|_| newest);
+            let written = validated.tasks.get(&task.name);
+            let said = written.and_then(|task| task.revision.as_ref()).filter(|_| newest);
             let text = match (kept, said) {
                 (Some(kept), _) => kept.clone(),
                 (None, Some(said)) => said.clone(),
                 (None, None) => {
-                    let text = serde_json::to_string(task)?;
+                    let text = serde_json::to_string(&written)?;
                     hash([image(validated, found, revision).as_bytes(), text.as_bytes()], 12)
                 }
             };

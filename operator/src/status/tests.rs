@@ -1,1 +1,241 @@
+use std::{collections::BTreeMap, sync::Arc};
 
+use cabloy_crds::{
+    agent_status::{ElectionStatus, MasterStatus, TickResult},
+    resource::WorkloadKind,
+};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    agents::AgentPod,
+    build::Blocked,
+    validate::tests::{identity, sound},
+};
+
+fn now() -> Timestamp {
+    "2026-01-02T03:04:05.678Z".parse().unwrap()
+}
+
+fn live(ready: i64) -> Live {
+    Live(json!({
+        "metadata": { "generation": 2, "uid": "w" },
+        "spec": { "replicas": 2 },
+        "status": { "observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": ready },
+    }))
+}
+
+fn applied(outcome: Outcome) -> Applied {
+    let reference = WorkloadRef { kind: WorkloadKind::Deployment, name: "web".into() };
+    Applied { workloads: vec![(reference, outcome)], agent_files: None, writes: 0 }
+}
+
+fn rolled_out() -> Applied {
+    applied(Outcome::Applied { live: live(2), notes: Vec::new() })
+}
+
+fn pod(name: &str) -> AgentPod {
+    AgentPod {
+        name: name.into(),
+        uid: format!("uid-of-{name}"),
+        cluster: "mall".into(),
+        namespace: "prod".into(),
+        ip: None,
+        scheduled: true,
+        terminating: false,
+        agent_image: Some("agent:1".into()),
+        agent_runs: true,
+        synced: None,
+    }
+}
+
+fn agent(name: &str) -> AgentStatus {
+    AgentStatus { pod: name.into(), ready: true, election: Some(ElectionStatus::default()), ..AgentStatus::default() }
+}
+
+fn leader(name: &str) -> AgentStatus {
+    let election = ElectionStatus { leading: true, standing: true, token: Some(9), ..ElectionStatus::default() };
+    AgentStatus { election: Some(election), ..agent(name) }
+}
+
+fn found(agents: Vec<AgentStatus>) -> Found {
+    let pods = agents.iter().map(|agent| pod(&agent.pod)).collect();
+    let reports = agents
+        .into_iter()
+        .map(|agent| (format!("uid-of-{}", agent.pod), Report::Answered(Arc::new(agent))))
+        .collect::<BTreeMap<_, _>>();
+    Found { pods, reports, ..Found::default() }
+}
+
+fn status_of(spec: &Value, found: &Found, applied: &Applied) -> CabloyClusterStatus {
+    compute(&identity(), found, &Result::Applied(&sound(spec), applied), None, now())
+}
+
+fn condition<'a>(status: &'a CabloyClusterStatus, type_: &str) -> &'a Condition {
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
+        .unwrap_or_else(|| panic!("no {type_} in {status:#?}"))
+}
+
+fn triple(status: &CabloyClusterStatus) -> [String; 3] {
+    ["Ready", "Reconciling", "Stalled"].map(|type_| {
+        let condition = condition(status, type_);
+        format!("{}:{}", condition.status, condition.reason)
+    })
+}
+
+fn problem(reason: &str, path: &str) -> Problem {
+    Problem { reason: reason.into(), message: "what is wrong".into(), path: Some(path.into()) }
+}
+
+#[test]
+fn all_is_well() {
+    let status = status_of(&json!({}), &found(vec![agent("web-0"), leader("web-1")]), &rolled_out());
+    assert_eq!(triple(&status), ["True:Ready", "False:Done", "False:Done"]);
+    assert_eq!(status.leader.as_ref().map(|leader| (leader.pod.as_str(), leader.token)), Some(("web-1", 9)));
+    assert_eq!(status.observed_generation, Some(7));
+    assert_eq!(condition(&status, "Ready").last_transition_time.0.to_string(), "2026-01-02T03:04:05Z");
+    assert!(turned(None, &status).iter().all(|condition| condition.reason == "Ready"));
+}
+
+#[test]
+fn kstatus_tells_what_time_mends_from_what_people_must() {
+    let agents = found(vec![leader("web-0")]);
+    let rolling = status_of(&json!({}), &agents, &applied(Outcome::Applied { live: live(1), notes: Vec::new() }));
+    assert_eq!(triple(&rolling), ["False:RollingOut", "True:RollingOut", "False:InProgress"]);
+    let blocked = status_of(&json!({}), &agents, &applied(Outcome::Left(Blocked::AlreadyClaimed("other".into()))));
+    assert_eq!(triple(&blocked), ["False:AlreadyClaimed", "False:Blocked", "True:AlreadyClaimed"]);
+    assert_eq!(blocked.workloads[0].state, "AlreadyClaimed");
+    let leaderless = status_of(&json!({}), &found(vec![agent("web-0")]), &rolled_out());
+    assert_eq!(triple(&leaderless)[1], "True:NoLeader");
+    let nobody = status_of(&json!({}), &Found::default(), &rolled_out());
+    assert_eq!(triple(&nobody), ["False:NoAgents", "True:NoAgents", "False:InProgress"]);
+}
+
+#[test]
+fn each_problem_has_its_condition_and_is_said_once() {
+    let missing = problem("MissingSecret", "/etc/cabloy/secrets/default/password");
+    let wrong = problem("WrongPassword", "redis:6379");
+    let evicts = problem("RedisConfiguration", "redis:6379");
+    let tick = problem("TickFailed", "schedules[tick]");
+    let with = |mut agent: AgentStatus| {
+        let master = |problem: &Problem| MasterStatus {
+            address: "redis:6379".into(),
+            reachable: false,
+            problem: Some(problem.clone()),
+        };
+        agent.problems = vec![missing.clone(), wrong.clone(), evicts.clone(), tick.clone()];
+        if let Some(election) = &mut agent.election {
+            election.masters = vec![master(&wrong), master(&evicts)];
+        }
+        agent
+    };
+    let status = status_of(&json!({}), &found(vec![with(agent("web-0")), with(leader("web-1"))]), &rolled_out());
+    for (type_, reason) in [
+        ("CredentialsAvailable", "MissingSecret"),
+        ("RedisReachable", "WrongPassword"),
+        ("RedisConfigured", "RedisConfiguration"),
+        ("SchedulesHealthy", "TickFailed"),
+    ] {
+        let condition = condition(&status, type_);
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", reason), "{type_}");
+    }
+    assert_eq!(condition(&status, "AgentsHealthy").status, "True", "nothing is said twice");
+    let message = &condition(&status, "RedisReachable").message;
+    assert_eq!(message, "redis:6379: what is wrong (pod web-0 and 1 more)");
+    assert_eq!(condition(&status, "Ready").reason, "MissingSecret", "advice alone makes nothing unready");
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_named() {
+    let mut found = found(vec![leader("web-0")]);
+    found.pods.push(pod("web-1"));
+    found.reports.insert("uid-of-web-1".into(), Report::Failed("no answer within 1 s".into()));
+    let status = status_of(&json!({}), &found, &rolled_out());
+    let reachable = condition(&status, "AgentsReachable");
+    assert_eq!(reachable.reason, "NoAnswer");
+    assert!(
+        reachable.message.contains("web-1: no answer") && reachable.message.contains("network policy"),
+        "{}",
+        reachable.message
+    );
+}
+
+#[test]
+fn refused_keeps_what_was_said_of_the_work() {
+    let before = status_of(&json!({}), &found(vec![leader("web-0")]), &rolled_out());
+    let refusals = [Refusal::unsupported("redis.connections.default.tls", "TLS is not supported yet")];
+    let status = compute(&identity(), &found(vec![leader("web-0")]), &Result::Refused(&refusals), Some(&before), now());
+    assert_eq!(triple(&status), ["False:NotSupportedYet", "False:Blocked", "True:NotSupportedYet"]);
+    assert_eq!(status.workloads, before.workloads);
+    assert_eq!(status.leader, before.leader);
+    let turned: Vec<_> = turned(Some(&before), &status).iter().map(|condition| condition.type_.clone()).collect();
+    assert_eq!(turned, ["Accepted"], "one Event, not one for each summary");
+}
+
+#[test]
+fn times_move_only_when_the_answer_does() {
+    let one = status_of(&json!({}), &found(vec![agent("web-0")]), &rolled_out());
+    let later = now() + jiff::SignedDuration::from_secs(60);
+    let same = compute(
+        &identity(),
+        &found(vec![agent("web-0")]),
+        &Result::Applied(&sound(&json!({})), &rolled_out()),
+        Some(&one),
+        later,
+    );
+    assert_eq!(news(Some(&one), &same), News::None);
+    let elected = compute(
+        &identity(),
+        &found(vec![leader("web-0")]),
+        &Result::Applied(&sound(&json!({})), &rolled_out()),
+        Some(&one),
+        later,
+    );
+    assert_eq!(news(Some(&one), &elected), News::Urgent);
+    let time = |status: &CabloyClusterStatus, type_: &str| condition(status, type_).last_transition_time.0;
+    assert_eq!(time(&elected, "RolledOut"), time(&one, "RolledOut"));
+    assert!(time(&elected, "LeaderElected") > time(&one, "LeaderElected"));
+}
+
+#[test]
+fn ticks_are_no_urgent_news_and_failures_are() {
+    let with = |tick: &str, failed: u64| {
+        let tick: Timestamp = tick.parse().unwrap();
+        let schedule = agent_status::ScheduleStatus {
+            name: "tick".into(),
+            created: tick,
+            next: Some(tick),
+            running: None,
+            results: vec![TickResult {
+                tick,
+                verdict: Verdict::Done,
+                reason: String::new(),
+                message: String::new(),
+                attempts: 1,
+                at: tick,
+            }],
+            done: 5,
+            failed,
+            skipped: 0,
+            missed: 0,
+        };
+        let agent = AgentStatus { schedules: vec![schedule], ..leader("web-0") };
+        status_of(&json!({}), &found(vec![agent]), &rolled_out())
+    };
+    let before = with("2026-01-01T00:00:00Z", 0);
+    assert_eq!(before.schedules[0].last_result.as_deref(), Some("Done"));
+    assert_eq!(news(Some(&before), &with("2026-01-01T00:00:05Z", 0)), News::Ticks);
+    assert_eq!(news(Some(&before), &with("2026-01-01T00:00:05Z", 1)), News::Urgent);
+}
+
+#[test]
+fn a_held_resource_keeps_its_other_conditions() {
+    let before = status_of(&json!({}), &found(vec![leader("web-0")]), &rolled_out());
+    let paused = held(&identity(), "Paused", "remove it", Some(&before), now());
+    assert_eq!(triple(&paused), ["Unknown:Paused", "False:Paused", "False:Paused"]);
+    assert_eq!(condition(&paused, "LeaderElected"), condition(&before, "LeaderElected"));
+    assert_eq!(paused.conditions.len(), before.conditions.len());
+}

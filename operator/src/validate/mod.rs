@@ -129,8 +129,9 @@ pub struct Validated {
     pub schedules: Vec<files::Schedule>,
     /// What is done when a revision or a pod starts.
     pub startups: Vec<files::Startup>,
-    /// Startup tasks whose revision the resource says: by task.
-    pub revisions: BTreeMap<String, String>,
+    /// The startup tasks as they are written, by name: what is left out may get another default with another version
+    /// of the operator, and that makes it no other task.
+    pub tasks: BTreeMap<String, cabloy_crds::resource::Startup>,
     /// Whether workloads are rolled when what the app reads at boot has changed.
     pub on_redis_change: OnRedisChange,
     /// Whether the resource asks for the guard of the app's own schedules.
@@ -192,7 +193,8 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
     roles::check_masters(&roles, masters, &mut refusals);
 
     let guard = *native_schedules == Some(NativeSchedules::Guard);
-    let (schedules, startups, revisions) = schedules::resolve(schedules, startups, &mut refusals);
+    let tasks = startups.iter().map(|task| (task.name.clone(), task.clone())).collect();
+    let (schedules, startups) = schedules::resolve(schedules, startups, &mut refusals);
     let cluster_tasks = startups.iter().any(|task| task.scope == Scope::Cluster);
     let needs_leader = !schedules.is_empty() || cluster_tasks;
     let has_work = !schedules.is_empty() || !startups.is_empty();
@@ -226,7 +228,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
         agent: agent.enabled().then(|| agent_plan(agent)),
         schedules,
         startups,
-        revisions,
+        tasks,
         on_redis_change: rollout.as_ref().and_then(|rollout| rollout.on_redis_change).unwrap_or_default(),
         guard,
         needs_leader,

@@ -23,17 +23,18 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
 const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(600);
 
-type All = (Vec<files::Schedule>, Vec<files::Startup>, BTreeMap<String, String>);
-
-/// Resolves schedules and startup tasks, and the revisions that tasks say of themselves.
-pub(super) fn resolve(schedules: &[Schedule], startups: &[Startup], refusals: &mut Vec<Refusal>) -> All {
+/// Resolves schedules and startup tasks.
+pub(super) fn resolve(
+    schedules: &[Schedule],
+    startups: &[Startup],
+    refusals: &mut Vec<Refusal>,
+) -> (Vec<files::Schedule>, Vec<files::Startup>) {
     check_names("schedules", schedules.iter().map(|schedule| schedule.name.as_str()), refusals);
     check_names("startups", startups.iter().map(|task| task.name.as_str()), refusals);
     check_order(startups, refusals);
-    let revisions = startups.iter().filter_map(|task| Some((task.name.clone(), task.revision.clone()?))).collect();
     let schedules = schedules.iter().filter_map(|one| schedule(one, refusals)).collect();
     let startups = startups.iter().filter_map(|one| startup(one, refusals)).collect();
-    (schedules, startups, revisions)
+    (schedules, startups)
 }
 
 fn check_names<'a>(list: &str, names: impl Iterator<Item = &'a str>, refusals: &mut Vec<Refusal>) {

@@ -1,1 +1,272 @@
+use serde_json::{Value, json};
+
 use super::*;
+
+/// The identity of the resource in tests. Named unlike the app, so that mixed-up names show.
+pub(crate) fn identity() -> Identity {
+    Identity { namespace: "prod".into(), name: "mall".into(), uid: "uid-of-mall".into(), generation: 7 }
+}
+
+/// A spec from JSON, with the least that is useful where `over` says nothing.
+pub(crate) fn spec(over: &Value) -> CabloyClusterSpec {
+    let mut spec = json!({
+        "app": { "name": "shop", "generation": "v4" },
+        "workloads": [{ "name": "web" }],
+        "redis": { "connections": { "default": { "host": "redis" } } },
+    });
+    for (key, value) in over.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    serde_json::from_value(spec).unwrap()
+}
+
+/// A spec that must be sound.
+pub(crate) fn sound(over: &Value) -> Validated {
+    validate(&identity(), &spec(over), &Masters::Free).unwrap()
+}
+
+fn refusals(over: &Value) -> Vec<Refusal> {
+    validate(&identity(), &spec(over), &Masters::Free).expect_err("it must be refused")
+}
+
+fn endpoints(over: &Value) -> Vec<(String, String)> {
+    let roles = sound(over).roles;
+    roles
+        .iter()
+        .map(|role| (role.name.clone(), role.clients().iter().map(server).collect::<Vec<_>>().join(",")))
+        .collect()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(role, servers)| ((*role).to_owned(), (*servers).to_owned())).collect()
+}
+
+#[test]
+fn roles_that_are_left_out_use_the_default_or_nothing() {
+    let all = ["broadcast", "cache", "io", "limiter", "queue", "redlock"].map(|role| (role, "redis:6379/0"));
+    assert_eq!(endpoints(&json!({})), pairs(&all));
+    let none = json!({ "redis": { "connections": { "one": { "host": "one" } }, "roles": { "cache": { "connection": "one" } } } });
+    assert_eq!(endpoints(&none), pairs(&[("cache", "one:6379/0")]));
+    let other = ["default", "redlock"].map(|role| (role, "redis:6379/0"));
+    assert_eq!(endpoints(&json!({ "app": { "name": "shop", "generation": "vona" } })), pairs(&other));
+    assert_eq!(endpoints(&json!({ "app": { "name": "shop", "generation": "generic" } })), pairs(&other));
+}
+
+#[test]
+fn inline_fields_go_before_those_of_the_connection() {
+    let redis = json!({ "redis": {
+        "connections": { "default": { "host": "redis", "port": 6380, "db": 1 }, "b": { "host": "::1" } },
+        "roles": { "limiter": { "db": 2 }, "broadcast": { "host": "bus" }, "auth": { "connection": "b", "port": 7 } },
+    } });
+    let expected = [
+        ("auth", "[::1]:7/0"),
+        ("broadcast", "bus:6380/1"),
+        ("cache", "redis:6380/1"),
+        ("io", "redis:6380/1"),
+        ("limiter", "redis:6380/2"),
+        ("queue", "redis:6380/1"),
+        ("redlock", "redis:6380/1"),
+    ];
+    assert_eq!(endpoints(&redis), pairs(&expected));
+}
+
+#[test]
+fn a_password_goes_to_no_other_server() {
+    let validated = sound(&json!({ "redis": {
+        "connections": { "default": { "host": "redis", "username": "u", "passwordSecretRef": { "name": "s", "key": "p" } } },
+        "roles": {
+            "broadcast": { "host": "bus" },
+            "io": { "host": "io", "passwordSecretRef": { "name": "t", "key": "q" } },
+            "cache": { "db": 3 },
+        },
+    } }));
+    let role = |name: &str| {
+        let role = validated.role(name).unwrap();
+        let client = &role.clients()[0];
+        let file = client.password.as_ref().map(|password| password.file.as_str());
+        (
+            client.username.clone(),
+            file.map(str::to_owned),
+            role.secrets.iter().map(|secret| secret.key.name.clone()).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(role("broadcast"), (None, None, vec![]));
+    assert_eq!(role("io"), (None, Some("/etc/cabloy/secrets/role.io/password".into()), vec!["t".into()]));
+    assert_eq!(
+        role("cache"),
+        (Some("u".into()), Some("/etc/cabloy/secrets/default/password".into()), vec!["s".into()])
+    );
+}
+
+/// Each is refused for this reason, at this field, with words that say what to do.
+#[test]
+fn what_is_refused_names_the_field_and_the_remedy() {
+    let http = json!({ "http": { "path": "/x" } });
+    let schedule = |over: Value| {
+        let mut schedule = json!({ "name": "s", "cron": "0 3 * * *", "target": http });
+        for (key, value) in over.as_object().unwrap() {
+            schedule[key] = value.clone();
+        }
+        json!({ "schedules": [schedule] })
+    };
+    let role = |name: &str, role: Value| json!({ "redis": { "connections": { "default": { "host": "redis" }, "b": { "host": "b" } }, "roles": { name: role } } });
+    let connection = |connection: Value| json!({ "redis": { "connections": { "default": connection } } });
+    let cases = [
+        (
+            connection(json!({ "sentinel": { "masterName": "m", "nodes": [{ "host": "s" }] } })),
+            "NotSupportedYet",
+            "redis.connections.default.sentinel",
+        ),
+        (
+            connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })),
+            "NotSupportedYet",
+            "redis.connections.default.cluster",
+        ),
+        (connection(json!({ "host": "r", "tls": {} })), "NotSupportedYet", "redis.connections.default.tls"),
+        (connection(json!({ "host": "redis://r" })), "Invalid", "redis.connections.default.host"),
+        (connection(json!({ "host": "r", "username": "u" })), "Invalid", "redis.connections.default.username"),
+        (role("cache", json!({ "tls": {} })), "NotSupportedYet", "redis.roles.cache.tls"),
+        (role("queue", json!({ "keyPrefix": "x" })), "Invalid", "redis.roles.queue.keyPrefix"),
+        (role("cache", json!({ "connection": "nowhere" })), "Invalid", "redis.roles.cache.connection"),
+        (role("cache", json!({ "connections": ["b"] })), "Invalid", "redis.roles.cache.connections"),
+        (role("redlock", json!({ "connections": ["b", "nowhere"] })), "Invalid", "redis.roles.redlock.connections"),
+        (role("redlock", json!({ "connections": ["b", "b"] })), "Invalid", "redis.roles.redlock"),
+        (schedule(json!({ "cron": "0 0 30 2 *" })), "Invalid", "schedules[s].cron"),
+        (schedule(json!({ "every": "5s" })), "Invalid", "schedules[s].cron"),
+        (schedule(json!({ "timeZone": "Mars/Olympus" })), "Invalid", "schedules[s].timeZone"),
+        (schedule(json!({ "cron": null, "every": "5s", "jitter": "5s" })), "Invalid", "schedules[s].jitter"),
+        (schedule(json!({ "overlap": "BufferOne" })), "NotSupportedYet", "schedules[s].overlap"),
+        (schedule(json!({ "catchUp": { "policy": "Latest" } })), "NotSupportedYet", "schedules[s].catchUp.policy"),
+        (schedule(json!({ "instances": "All" })), "NotSupportedYet", "schedules[s].instances"),
+        (schedule(json!({ "instances": ["a"] })), "NotSupportedYet", "schedules[s].instances"),
+        (schedule(json!({ "instances": 5 })), "Invalid", "schedules[s].instances"),
+        (schedule(json!({ "takesOver": "a.b" })), "NotSupportedYet", "schedules[s].takesOver"),
+        (
+            schedule(json!({ "target": { "bean": { "module": "m", "name": "n" } } })),
+            "NotSupportedYet",
+            "schedules[s].target.bean",
+        ),
+        (
+            schedule(json!({ "target": { "queue": { "module": "m", "queueName": "n" } } })),
+            "NotSupportedYet",
+            "schedules[s].target.queue",
+        ),
+        (
+            schedule(json!({ "target": { "broadcast": { "module": "m", "broadcastName": "n" } } })),
+            "NotSupportedYet",
+            "schedules[s].target.broadcast",
+        ),
+        (schedule(json!({ "target": {} })), "Invalid", "schedules[s].target"),
+        (
+            schedule(json!({ "retry": { "initialDelay": "2m", "maxDelay": "1m" } })),
+            "Invalid",
+            "schedules[s].retry.maxDelay",
+        ),
+        (json!({ "startups": [{ "name": "a", "after": ["b"], "target": http }] }), "Invalid", "startups[a].after"),
+        (
+            json!({ "startups": [{ "name": "a", "scope": "Instance", "revision": "v1", "target": http }] }),
+            "Invalid",
+            "startups[a].revision",
+        ),
+        (
+            json!({ "agent": { "enabled": false }, "startups": [{ "name": "a", "target": http }] }),
+            "Invalid",
+            "agent.enabled",
+        ),
+        (
+            json!({ "workloads": [{ "name": "web" }, { "name": "web", "kind": "Deployment" }] }),
+            "Invalid",
+            "workloads[1].name",
+        ),
+        (
+            json!({ "app": { "name": "shop", "generation": "generic" }, "workloads": [{ "name": "web", "nodeOptions": "-x" }] }),
+            "Invalid",
+            "workloads[0].nodeOptions",
+        ),
+        (
+            json!({ "app": { "name": "shop", "generation": "vona", "configFrom": [{ "secretRef": { "name": "x" } }] } }),
+            "Invalid",
+            "app.configFrom",
+        ),
+    ];
+    for (over, reason, field) in cases {
+        let all = refusals(&over);
+        let found = all.iter().find(|refusal| refusal.to_string().starts_with(&format!("{field}: ")));
+        let found = found.unwrap_or_else(|| panic!("{field} is not refused, but {all:?}"));
+        assert_eq!(found.reason(), reason, "{found}");
+    }
+}
+
+#[test]
+fn tasks_that_wait_for_each_other_are_named() {
+    let task =
+        |name: &str, after: &[&str]| json!({ "name": name, "after": after, "target": { "http": { "path": "/x" } } });
+    let startups = json!({ "startups": [task("a", &["c"]), task("b", &["a"]), task("c", &["b"]), task("free", &[])] });
+    let all = refusals(&startups);
+    assert_eq!(all.len(), 1);
+    assert!(all[0].to_string().contains("a, b, c"), "{}", all[0]);
+    sound(&json!({ "startups": [task("a", &[]), task("b", &["a"]), task("c", &["a", "b"])] }));
+}
+
+#[test]
+fn vona_takes_one_connection() {
+    let vona = |redis: Value| json!({ "app": { "name": "shop", "generation": "vona" }, "redis": redis });
+    let message = |redis: Value| refusals(&vona(redis)).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let connections = json!({ "default": { "host": "a" }, "b": { "host": "b" }, "c": { "host": "a" } });
+    assert!(
+        message(json!({ "connections": connections, "roles": { "redlock": { "connection": "b" } } }))
+            .contains("one connection")
+    );
+    assert!(message(json!({ "connections": connections, "roles": { "cache": {} } })).contains("redis.roles.cache"));
+    let with_user =
+        json!({ "default": { "host": "a", "username": "u", "passwordSecretRef": { "name": "s", "key": "k" } } });
+    assert!(message(json!({ "connections": with_user })).contains("user name"));
+    sound(&vona(json!({ "connections": connections, "roles": { "redlock": { "connection": "c" } } })));
+}
+
+#[test]
+fn work_needs_a_leader_and_a_leader_needs_masters() {
+    let http = json!({ "http": { "path": "/x" } });
+    let redis = json!({ "connections": { "b": { "host": "b" } }, "roles": { "cache": { "connection": "b" } } });
+    let over = json!({ "redis": redis, "schedules": [{ "name": "s", "every": "5s", "target": http }] });
+    assert!(refusals(&over)[0].to_string().starts_with("redis.roles.redlock: "));
+    assert!(!sound(&json!({ "redis": redis })).needs_leader);
+}
+
+#[test]
+fn an_even_number_of_masters_is_a_warning() {
+    let redis = json!({ "connections": { "a": { "host": "a" }, "b": { "host": "b" } }, "roles": { "redlock": { "connections": ["a", "b"] } } });
+    let validated = sound(&json!({ "redis": redis }));
+    assert!(validated.warnings[0].contains("odd number"), "{:?}", validated.warnings);
+}
+
+#[test]
+fn masters_in_use_stay() {
+    let check = |present: &[&str], in_use: bool| {
+        let present = present.iter().map(|one| (*one).to_owned()).collect();
+        let masters =
+            if in_use { Masters::InUse(present, "pod web-0 leads by them".into()) } else { Masters::Idle(present) };
+        validate(&identity(), &spec(&json!({})), &masters)
+    };
+    assert!(check(&["redis:6379/0"], true).is_ok(), "the same ones");
+    assert!(check(&["other:6379/0"], false).is_ok(), "a wrong endpoint can be mended");
+    let refusals = check(&["other:6379/0"], true).expect_err("in use");
+    assert_eq!(refusals[0].reason(), "NotSupportedYet");
+    assert!(refusals[0].to_string().contains("pod web-0 leads by them"));
+    assert!(check(&["redis:6379/1"], true).is_err(), "another database is another memory");
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let http = json!({ "http": { "path": "/x" } });
+    let validated = sound(&json!({
+        "schedules": [{ "name": "s", "every": "5s", "target": http, "retry": { "initialDelay": "5m" } }],
+        "startups": [{ "name": "a", "target": http }],
+    }));
+    let schedule = &validated.schedules[0];
+    assert_eq!((schedule.timeout_ms, schedule.time_zone.as_str()), (300_000, "UTC"));
+    assert_eq!((schedule.retry.limit, schedule.retry.max_delay_ms), (0, 300_000));
+    assert_eq!((validated.startups[0].timeout_ms, validated.startups[0].retry.limit), (600_000, 5));
+    assert_eq!(validated.agent.unwrap().election.ttl_ms, 10_000);
+    assert_eq!(validated.app.port, 7002);
+}
