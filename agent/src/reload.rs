@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cabloy_crds::agent_status::Problem;
+use cabloy_crds::names::AGENT_FILE;
 use jiff::Timestamp;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
@@ -117,7 +118,7 @@ async fn read(dir: PathBuf) -> Result<(Loaded, Vec<PathBuf>), Bad> {
 
 /// Takes up what was read, or says why not; whether anything has changed by it.
 fn take_up(config: &mut Config, read: Result<Loaded, Bad>, now: Timestamp) -> bool {
-    match read {
+    match read.and_then(|loaded| same_cluster(config, loaded)) {
         Ok(loaded) => {
             let mended = !std::mem::take(&mut config.problems).is_empty();
             if config.loaded.as_ref().is_some_and(|known| known.fingerprint == loaded.fingerprint) {
@@ -139,6 +140,18 @@ fn take_up(config: &mut Config, read: Result<Loaded, Bad>, now: Timestamp) -> bo
             config.refused += 1;
             true
         }
+    }
+}
+
+/// The election, and all that is remembered, go by the name of the cluster.
+fn same_cluster(config: &Config, loaded: Loaded) -> Result<Loaded, Bad> {
+    match &config.loaded {
+        Some(known) if known.file.cluster != loaded.file.cluster => {
+            let message = format!("cluster: it cannot change from {} while the agent runs", known.file.cluster);
+            let problem = Problem { reason: "InvalidFile".to_owned(), message, path: Some(AGENT_FILE.to_owned()) };
+            Err(Bad { problems: vec![problem], secrets: Vec::new() })
+        }
+        _ => Ok(loaded),
     }
 }
 
@@ -177,5 +190,9 @@ mod tests {
         assert_eq!(config.loaded.as_ref().unwrap().hash, "1");
         assert!(take_up(&mut config, Ok(loaded(1)), now), "that they are good again is news");
         assert_eq!((config.taken, config.refused), (1, 2));
+        let mut other = loaded(2);
+        other.file.cluster = "prod/other".to_owned();
+        assert!(take_up(&mut config, Ok(other), now));
+        assert_eq!(config.loaded.as_ref().unwrap().hash, "1");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cabloy_crds::agent_status::{
     AgentStatus, AppStatus, ConfigStatus, ElectionStatus, MasterStatus, Problem, RevisionStatus, ScheduleStatus,
-    StartupStatus,
+    StartupState, StartupStatus,
 };
 use cabloy_crds::names::AGENT_FILE;
 use jiff::Timestamp;
@@ -200,6 +200,10 @@ impl Shared {
         }
         problems.extend(election.iter().flat_map(|it| &it.masters).filter_map(|master| master.problem.clone()));
         problems.extend(board.alarms.values().cloned());
+        let failed = board.startups.values().filter(|it| it.state == StartupState::Failed);
+        problems.extend(failed.map(|it| {
+            problem("StartupFailed", format!("{}: {}", it.name, it.message), Some(format!("startups.{}", it.name)))
+        }));
         AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: config.loaded.as_ref().map(|it| it.file.cluster.clone()),

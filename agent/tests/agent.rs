@@ -6,7 +6,7 @@ mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cabloy_crds::agent_status::{StartupState, Verdict};
+use cabloy_crds::agent_status::{AgentStatus, StartupState, Verdict};
 use cabloy_tests::redis::Redis;
 use cabloy_tests::wait;
 use jiff::Timestamp;
@@ -29,9 +29,9 @@ fn assert_none_lost_or_doubled(calls: &[Call], skipped: u64) {
     assert_eq!(attempts.len(), calls.len(), "a call was made twice: {calls:#?}");
     let ticks = ticks(calls);
     let (first, last) = (ticks.first().unwrap(), ticks.last().unwrap());
-    let all = (last - first) / PERIOD_MS + 1;
-    let lost = u64::try_from(all).unwrap() - ticks.len() as u64;
-    assert!(lost <= skipped, "{lost} of {all} ticks were not called, and {skipped} skipped: {ticks:?}");
+    let span = (last - first) / PERIOD_MS + 1;
+    let lost = u64::try_from(span).unwrap() - ticks.len() as u64;
+    assert!(lost <= skipped, "{lost} of {span} ticks were not called, and {skipped} skipped: {ticks:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,10 +115,10 @@ async fn a_drained_leader_hands_over_and_ends_what_it_began() {
     let old = agents[0].status().await;
     assert!(old.draining && old.ready && !old.election.unwrap().standing);
     // The next leader waits for the run, for it goes on; the one that made the call records its result.
-    let waits = |status: &cabloy_crds::agent_status::AgentStatus| status.schedules[0].running == Some(first.tick());
+    let waits = |status: &AgentStatus| status.schedules[0].running == Some(first.tick());
     next.until("it waits for the run of the other", waits).await;
     stage.answer("/long", Answer::Status(200));
-    let done = |status: &cabloy_crds::agent_status::AgentStatus| {
+    let done = |status: &AgentStatus| {
         status.schedules[0].results.iter().any(|it| it.tick == first.tick() && it.verdict == Verdict::Done)
     };
     next.until("the result of the other", done).await;
@@ -207,6 +207,30 @@ async fn a_task_that_a_crash_cut_short_is_handed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_fails_keeps_the_gate_shut_and_one_that_the_file_says_is_done_does_not() {
+    let stage = Stage::new(1);
+    stage.files.edit(|file| {
+        file["startups"] = json!([startup("migrate")]);
+        file["revisions"] = revisions("r1");
+    });
+    stage.answer("/migrate", Answer::Status(404));
+    let agent = stage.agent("a").pod("new").start();
+    let failed = |status: &AgentStatus| status.problems.iter().any(|it| it.reason == "StartupFailed");
+    agent.until("the task has failed", failed).await;
+    let (code, said) = agent.get("/readyz").await;
+    assert_eq!(code, 503);
+    assert!(said.contains("NotInThisVersion"), "{said}");
+    stage.files.edit(|file| file["floor"] = json!({"token": 1_000, "startups": {"migrate": ["r1"]}}));
+    agent.until_ready().await;
+    let above = |status: &AgentStatus| status.election.as_ref().is_some_and(|it| it.leading && it.token > Some(1_000));
+    agent.until("its token is above the floor", above).await;
+    // Nor does that need Redis.
+    stage.redis[0].kill();
+    stage.agent("b").pod("new").start().until_ready().await;
+    assert_eq!(stage.calls().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_old_revision_never_runs_the_task_of_the_new_one() {
     let stage = Stage::new(3);
     stage.files.edit(|file| {
@@ -219,9 +243,7 @@ async fn an_old_revision_never_runs_the_task_of_the_new_one() {
         agent.until_ready().await;
     }
     let unknown = stage.agent("c").pod("new").start();
-    let said = |status: &cabloy_crds::agent_status::AgentStatus| {
-        status.problems.iter().any(|it| it.reason == "UnknownRevision")
-    };
+    let said = |status: &AgentStatus| status.problems.iter().any(|it| it.reason == "UnknownRevision");
     unknown.until("it says that its revision is not known", said).await;
     assert_eq!(unknown.get("/readyz").await.0, 503);
     assert!(!unknown.status().await.election.unwrap().standing);
@@ -274,9 +296,7 @@ async fn a_missing_secret_is_named_and_heals() {
     let secret = stage.dir().join("secrets/password");
     stage.files.password(&secret);
     let agent = stage.agent("a").start();
-    let has = |reason: &'static str| {
-        move |status: &cabloy_crds::agent_status::AgentStatus| status.problems.iter().any(|it| it.reason == reason)
-    };
+    let has = |reason: &'static str| move |status: &AgentStatus| status.problems.iter().any(|it| it.reason == reason);
     agent.until("the secret is missed", has("MissingSecret")).await;
     let (code, said) = agent.get("/readyz").await;
     assert_eq!(code, 503);
@@ -364,9 +384,8 @@ async fn answers_mean_what_they_say() {
     stage.answer("/failing", Answer::Body(json!({"code": 1001, "message": "no"})));
     stage.answer("/slow", Answer::Hang);
     let agent = stage.agent("a").start();
-    let all = |status: &cabloy_crds::agent_status::AgentStatus| {
-        status.schedules.len() == 7 && status.schedules.iter().all(|it| !it.results.is_empty())
-    };
+    let all =
+        |status: &AgentStatus| status.schedules.len() == 7 && status.schedules.iter().all(|it| !it.results.is_empty());
     let status = agent.until("a result of each", all).await;
     let first: BTreeMap<_, _> =
         status.schedules.iter().map(|it| (it.name.as_str(), it.results.last().unwrap().clone())).collect();
