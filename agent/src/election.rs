@@ -14,8 +14,8 @@ use tracing::{debug, info, trace, warn};
 use crate::clock::{Clock as _, Instant, SystemClock};
 use crate::ledger::{FinishError, Ledger, Put, PutError, ReadError, Record, RunResult};
 use crate::redlock::core::{Action, Config, Core, Event, News, OpId, Timer};
-use crate::redlock::node::{Command, Node};
 pub use crate::redlock::node::NodeError;
+use crate::redlock::node::{Command, Node};
 use crate::redlock::record::Records;
 use crate::redlock::script::Keys;
 pub use crate::redlock::{AgentId, ErrorKind, Master, Masters, Owner, Timing};
@@ -310,14 +310,7 @@ struct Driver {
 }
 
 impl Set {
-    fn open(
-        tasks: &TaskTracker,
-        cluster: &str,
-        agent: &AgentId,
-        masters: Masters,
-        timing: Timing,
-        floor: u64,
-    ) -> Self {
+    fn open(tasks: &TaskTracker, cluster: &str, agent: &AgentId, masters: Masters, timing: Timing, floor: u64) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let keys = Keys::new(cluster, floor);

@@ -111,11 +111,9 @@ impl Request {
     pub fn lane(&self) -> Lane {
         match self {
             Self::Grant { .. } | Self::Renew { .. } | Self::Release { .. } | Self::Stand { .. } => Lane::Lock,
-            Self::Read { .. }
-            | Self::Put { .. }
-            | Self::Finish { .. }
-            | Self::Look { .. }
-            | Self::Forget { .. } => Lane::Ledger,
+            Self::Read { .. } | Self::Put { .. } | Self::Finish { .. } | Self::Look { .. } | Self::Forget { .. } => {
+                Lane::Ledger
+            }
         }
     }
 }

@@ -44,6 +44,11 @@ impl ModelNode {
         self.run = run.into();
     }
 
+    /// The lock is gone, at whatever moment: clocks that cannot be trusted.
+    pub fn expire(&mut self) {
+        self.lock = None;
+    }
+
     /// `SET lock value PX ttl` by another Redlock client; `false` if it is taken.
     pub fn lock(&mut self, now: Instant, value: &str, ttl: Duration) -> bool {
         let free = self.owner(now).is_none();
@@ -123,9 +128,9 @@ impl ModelNode {
         let reply = Reply {
             incarnation: Incarnation { run: self.run.clone(), mark: self.mark.clone().unwrap_or_default() },
             promised: self.promised,
-            owner: self.owner(now).map(|value| {
-                (Owner::parse(value), self.lock.as_ref().and_then(|(_, until)| *until).map(left))
-            }),
+            owner: self
+                .owner(now)
+                .map(|value| (Owner::parse(value), self.lock.as_ref().and_then(|(_, until)| *until).map(left))),
             stand: self.stand.filter(|(_, until)| *until > now).map(|(revision, until)| (revision, left(until))),
             time: now.as_nanos() / 1000,
             accepted: body.is_some(),

@@ -359,10 +359,8 @@ impl Ear {
 }
 
 fn client(master: &Master, protocol: ProtocolVersion) -> RedisResult<Client> {
-    let mut settings = RedisConnectionInfo::default()
-        .set_db(i64::from(master.db))
-        .set_protocol(protocol)
-        .set_skip_set_lib_name();
+    let mut settings =
+        RedisConnectionInfo::default().set_db(i64::from(master.db)).set_protocol(protocol).set_skip_set_lib_name();
     if let Some(username) = &master.username {
         settings = settings.set_username(username);
     }
@@ -440,7 +438,8 @@ fn classify(error: &RedisError) -> NodeError {
     let code = error.code().unwrap_or_default();
     // Inside a script, older servers wrap the code into a text of their own.
     let says = |wanted: &str| code == wanted || (code == "ERR" && text.contains(wanted));
-    let kind = if matches!(error.kind(), redis::ErrorKind::AuthenticationFailed) || says("WRONGPASS") || says("NOAUTH") {
+    let kind = if matches!(error.kind(), redis::ErrorKind::AuthenticationFailed) || says("WRONGPASS") || says("NOAUTH")
+    {
         ErrorKind::WrongPassword
     } else if says("NOPERM") || text.contains("ACL failure in script") {
         ErrorKind::NoPermission

@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Core, News, NodeId, Purpose, Timer};
+use super::{Action, Core, News, NodeId, Purpose, Timer, Told};
 use crate::clock::Instant;
 use crate::election::Candidacy;
 use crate::redlock::Owner;
@@ -182,8 +182,8 @@ impl Core {
         }
         let blocker = self.blocker();
         let leader = blocker.as_ref().map(|(owner, _)| owner.clone());
-        if self.announced.as_ref() != Some(&leader) {
-            self.announced = Some(leader.clone());
+        let told = mem::replace(&mut self.told, Told::Follows(leader.clone()));
+        if told != self.told {
             self.actions.push(Action::Announce(News::Follows { leader }));
         }
         let spread = SPREAD.min(self.timing.ttl / 20);
@@ -416,7 +416,7 @@ impl Core {
         if self.backs_off {
             let doubled = BACKOFF.saturating_mul(1 << (self.failures - 1).min(16));
             let window = doubled.min(BACKOFF_LIMIT).min(self.timing.ttl / 4);
-            // The least wait keeps a tight loop away; the jitter decides which candidate comes first.
+            // The least wait keeps a tight loop away; which candidate comes first is random.
             self.set_timer(Timer::Look, self.now + window / 8, window);
         }
     }
@@ -430,7 +430,7 @@ impl Core {
         let Phase::Trying(attempt) = mem::replace(&mut self.phase, Phase::Waiting) else { return };
         let (token, owner) = (attempt.token, attempt.owner);
         self.failures = 0;
-        self.announced = None;
+        self.told = Told::Nothing;
         let seq = u64::try_from(records.len()).unwrap_or(u64::MAX);
         let announced = records.clone();
         self.phase = Phase::Leading(Lead { token, owner, seq, records, claim_until, renewed: self.now });

@@ -310,15 +310,7 @@ impl Core {
         self.decide(op);
     }
 
-    fn item_reply(
-        &mut self,
-        op: OpId,
-        index: usize,
-        seq: u64,
-        node: NodeId,
-        life: &Incarnation,
-        verdict: Verdict,
-    ) {
+    fn item_reply(&mut self, op: OpId, index: usize, seq: u64, node: NodeId, life: &Incarnation, verdict: Verdict) {
         let Some(Operation::Put(items)) = self.operations.get_mut(&op) else { return };
         let item = &mut items[index];
         // An answer about what was sent before the item was corrected says nothing about it.
@@ -360,7 +352,8 @@ impl Core {
                 let mut stored = Vec::new();
                 for item in items.iter_mut().filter(|item| item.outcome.is_none()) {
                     if item.acks.count(&self.nodes) >= majority {
-                        item.outcome = Some(item.refused.take().map_or(Ok(()), |done| Err(PutError::AlreadyDone(done))));
+                        item.outcome =
+                            Some(item.refused.take().map_or(Ok(()), |done| Err(PutError::AlreadyDone(done))));
                         stored.push(item.record.clone());
                     }
                 }
@@ -392,30 +385,28 @@ impl Core {
                     self.end_finish(op, Err(FinishError::NotCurrent));
                 }
             }
-            Some(Operation::Look(look)) => {
-                if look.acks.count(&self.nodes) >= majority {
-                    let mut merged = Records::new();
-                    let alive = |id: &NodeId| look.acks.has(*id, &self.nodes[*id]);
-                    for (_, records) in mem::take(&mut look.found).into_iter().filter(|(id, _)| alive(id)) {
-                        record::merge_into(&mut merged, records);
-                    }
-                    self.operations.remove(&op);
-                    let records = merged.into_values().map(Arc::unwrap_or_clone).collect();
-                    self.actions.push(Action::Look { op, result: Ok(records) });
+            Some(Operation::Look(look)) if look.acks.count(&self.nodes) >= majority => {
+                let mut merged = Records::new();
+                let alive = |id: &NodeId| look.acks.has(*id, &self.nodes[*id]);
+                for (_, records) in mem::take(&mut look.found).into_iter().filter(|(id, _)| alive(id)) {
+                    record::merge_into(&mut merged, records);
                 }
+                self.operations.remove(&op);
+                let records = merged.into_values().map(Arc::unwrap_or_clone).collect();
+                self.actions.push(Action::Look { op, result: Ok(records) });
             }
-            Some(Operation::Forget(forget)) => {
-                if forget.acks.count(&self.nodes) >= majority {
-                    let ids = forget.ids.clone();
-                    self.operations.remove(&op);
-                    if let Some(lead) = self.lead() {
-                        lead.records.retain(|id, _| !ids.contains(id));
+            Some(Operation::Forget(forget)) if forget.acks.count(&self.nodes) >= majority => {
+                let ids = forget.ids.clone();
+                self.operations.remove(&op);
+                if let Some(lead) = self.lead() {
+                    for id in &*ids {
+                        lead.records.remove(id);
                     }
-                    self.actions.push(Action::Announce(News::Forgotten(ids)));
-                    self.actions.push(Action::Forget { op, result: Ok(()) });
                 }
+                self.actions.push(Action::Announce(News::Forgotten(ids)));
+                self.actions.push(Action::Forget { op, result: Ok(()) });
             }
-            None => {}
+            _ => {}
         }
     }
 

@@ -267,6 +267,15 @@ enum Purpose {
     Operation(OpId, ledger::Part),
 }
 
+/// What the agent was told about its part.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// Nothing yet, or that it leads.
+    Nothing,
+    /// That it follows this leader.
+    Follows(Option<Owner>),
+}
+
 /// The protocol, as one agent follows it.
 #[derive(Debug)]
 pub struct Core {
@@ -283,8 +292,8 @@ pub struct Core {
     backs_off: bool,
     /// The mark of my revision need not be renewed before this.
     marked_until: Instant,
-    /// The leader that was announced last, while following.
-    announced: Option<Option<Owner>>,
+    /// What the agent was told last.
+    told: Told,
     operations: BTreeMap<OpId, Operation>,
     /// Which put writes a record now.
     writing: BTreeMap<String, OpId>,
@@ -309,7 +318,7 @@ impl Core {
             failures: 0,
             backs_off: false,
             marked_until: Instant::default(),
-            announced: None,
+            told: Told::Nothing,
             operations: BTreeMap::new(),
             writing: BTreeMap::new(),
             calls: BTreeMap::new(),

@@ -1,0 +1,131 @@
+//! The scripts on a real Redis and the model of a node, which simulators use, answer alike.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use cabloy_agent::clock::{Clock as _, SystemClock};
+use cabloy_agent::redlock::message::{Body, Entry, Reply, Request, Verdict};
+use cabloy_agent::redlock::model::ModelNode;
+use cabloy_agent::redlock::record::{Record, RunResult};
+use cabloy_agent::redlock::script::{self, Keys};
+use cabloy_agent::redlock::{AgentId, Owner};
+use cabloy_tests::redis::Redis;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::json;
+
+/// Longer than any test: no lock runs out.
+const TTL: Duration = Duration::from_secs(600);
+
+fn agent() -> impl Strategy<Value = AgentId> {
+    // One is how the other begins.
+    prop_oneof!["a", "ab"].prop_map(|pod| AgentId { pod, uid: "u".into() })
+}
+
+fn owner() -> impl Strategy<Value = Owner> {
+    (agent(), 1u64..3, token()).prop_map(|(agent, revision, token)| Owner::Agent { agent, revision, token })
+}
+
+fn token() -> impl Strategy<Value = u64> {
+    prop_oneof![1u64..6, Just((1 << 53) - 1)]
+}
+
+fn result() -> impl Strategy<Value = RunResult> {
+    (nonce(), any::<bool>(), 0..3).prop_map(|(nonce, done, data)| RunResult { nonce, done, data: json!([data, {}]) })
+}
+
+fn nonce() -> impl Strategy<Value = String> {
+    prop_oneof!["1", "2", "n/\u{e9}\""]
+}
+
+fn id() -> impl Strategy<Value = String> {
+    prop_oneof!["run", "other"]
+}
+
+fn record(token: u64) -> impl Strategy<Value = Record> {
+    (id(), 1u32..4, 1u64..5, nonce(), vec(result(), 0..3)).prop_map(move |(id, attempt, seq, nonce, results)| {
+        let data = json!({"list": [], "map": {}, "text": "a/b \u{1f600}", "large": u64::MAX, "none": null});
+        let mut record = Record { id, attempt, token, seq, nonce, data, results: Vec::new() };
+        results.into_iter().for_each(|result| record.add_result(result));
+        record
+    })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let put = token().prop_flat_map(|token| {
+        let entry = (record(token), any::<bool>()).prop_map(|(record, claim)| Entry { record: record.into(), claim });
+        vec(entry, 1..4).prop_map(move |entries| Request::Put { token, entries: entries.into() })
+    });
+    prop_oneof![
+        2 => (token(), agent(), 1u64..3).prop_map(|(token, agent, revision)| Request::Grant {
+            token,
+            agent,
+            revision,
+            ttl: TTL
+        }),
+        1 => token().prop_map(|token| Request::Read { token }),
+        3 => put,
+        1 => (token(), owner()).prop_map(|(token, owner)| Request::Renew { token, owner, ttl: TTL }),
+        1 => (owner(), any::<bool>()).prop_map(|(owner, publish)| Request::Release { owner, publish }),
+        1 => (1u64..3).prop_map(|revision| Request::Stand { revision, ttl: TTL }),
+        1 => (id(), result()).prop_map(|(id, result)| Request::Finish { id: id.into(), result: result.into() }),
+        1 => vec(id(), 1..3).prop_map(|ids| Request::Look { ids: ids.into() }),
+        1 => (token(), 1u64..5, vec(id(), 1..3)).prop_map(|(token, seq, ids)| Request::Forget {
+            token,
+            seq,
+            ids: ids.into()
+        }),
+    ]
+}
+
+/// What must be alike: not times, nor names of lives.
+fn essence(reply: Reply) -> (bool, u64, Option<Owner>, Option<u64>, Body) {
+    let body = match reply.body {
+        Body::Records(mut records) => {
+            records.sort_by(|a, b| a.id.cmp(&b.id));
+            Body::Records(records)
+        }
+        body => body,
+    };
+    (reply.accepted, reply.promised, reply.owner.map(|(owner, _)| owner), reply.stand.map(|(it, _)| it), body)
+}
+
+#[test]
+fn the_model_does_what_the_scripts_do() {
+    let server = Redis::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = redis::Client::open(server.url()).unwrap();
+    let connection = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
+    let keys = Keys::new("prod/shop", 0);
+    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(requests in vec(request(), 1..40))| {
+        let () = server.run(&["FLUSHALL"]);
+        let mut model = ModelNode::new("run", 0);
+        for request in &requests {
+            let real = runtime.block_on(script::run(&connection, &keys, request)).unwrap();
+            let (modelled, _) = model.apply(SystemClock.now(), request);
+            prop_assert_eq!(essence(real), essence(modelled), "{:?}", request);
+        }
+    });
+}
+
+#[test]
+fn many_records_go_in_parts() {
+    let server = Redis::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = redis::Client::open(server.url()).unwrap();
+    let connection = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
+    let keys = Keys::new("prod/shop", 0);
+    let run = |request: &Request| runtime.block_on(script::run(&connection, &keys, request)).unwrap();
+    let agent = AgentId { pod: "a".into(), uid: "u".into() };
+    assert!(run(&Request::Grant { token: 1, agent, revision: 1, ttl: TTL }).accepted);
+    let entry = |index: u64| {
+        let (id, nonce) = (format!("run/{index:04}"), "n".to_owned());
+        let record = Record { id, attempt: 1, token: 1, seq: index, nonce, data: json!(null), results: Vec::new() };
+        Entry { record: record.into(), claim: true }
+    };
+    let put = run(&Request::Put { token: 1, entries: (0..1234).map(entry).collect() });
+    assert_eq!(put.body, Body::Verdicts(vec![Verdict::Stored; 1234]));
+    let Body::Records(records) = run(&Request::Read { token: 1 }).body else { panic!("no records") };
+    assert_eq!(records.len(), 1234);
+}
