@@ -196,7 +196,8 @@ async fn a_killed_leader_is_followed_within_its_ttl() {
     let gap = next.since().since(killed);
     println!("after a kill: {gap:?}");
     assert!(gap > TTL / 2, "the lease was not waited for: {gap:?}");
-    assert!(gap < TTL + Duration::from_millis(100), "{gap:?}");
+    // Some 100 ms after the lease, and what a busy machine adds.
+    assert!(gap < TTL + Duration::from_millis(250), "{gap:?}");
 }
 
 #[tokio::test]

@@ -5,6 +5,11 @@
 //! * [`record`] is what the nodes remember of runs, and how two memories of the same run are merged.
 //! * [`model`] is a node without Redis, for simulation: it does what the scripts do.
 //! * [`node`] owns the connections to one Redis server.
+//!
+//! Limits: a server that was started again is believed to hold all that it had acknowledged (`adopt` in
+//! `lua/prelude.lua`), so a majority of servers without persistence that restart at once forget promises and records;
+//! and clocks are trusted to keep within [`Timing::drift`] of each other for the length of a lease. Records do not rest
+//! on clocks.
 
 pub mod core;
 pub mod message;
