@@ -511,7 +511,7 @@ async fn publish(
     };
     for condition in status::turned(before, after) {
         let event = Event {
-            type_: if status::is_bad(condition) { EventType::Warning } else { EventType::Normal },
+            type_: if status::is_alarming(condition) { EventType::Warning } else { EventType::Normal },
             reason: condition.reason.clone(),
             note: Some(condition.message.clone()),
             action: condition.type_.clone(),

@@ -674,12 +674,17 @@ pub fn turned<'a>(before: Option<&CabloyClusterStatus>, after: &'a CabloyCluster
 }
 
 /// Whether a condition says that something is wrong.
-#[must_use]
-pub fn is_bad(condition: &Condition) -> bool {
+fn is_bad(condition: &Condition) -> bool {
     match condition.type_.as_str() {
         "UpdateAvailable" => condition.status == "True",
         _ => condition.status == "False",
     }
+}
+
+/// Whether a condition says that something is wrong that does not go away by itself.
+#[must_use]
+pub fn is_alarming(condition: &Condition) -> bool {
+    is_bad(condition) && condition.type_ != "UpdateAvailable" && !PASSING.contains(&condition.reason.as_str())
 }
 
 /// Writes the status.

@@ -14,6 +14,7 @@ use std::{
 use cabloy_tests::{
     cluster::{Cluster, Namespace, Shape},
     process::{Process, bound},
+    redis::Redis,
     wait::until,
 };
 use rustix::process::Signal;
@@ -29,17 +30,25 @@ const PASSWORD: &str = "correct-horse-battery-staple";
 /// The operator's program, built by Cargo: it builds programs only for the tests of their own package.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = std::env::current_exe().expect("a test is a program");
-        let folder = test.ancestors().nth(2).expect("a test lies in a target folder");
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "--package", "cabloy-operator"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if folder.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("Cargo runs").success(), "the operator does not build");
-        folder.join("cabloy-operator")
-    })
+    PROGRAM.get_or_init(|| built("cabloy-operator"))
+}
+
+/// The agent's program.
+fn agent_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| built("cabloy-agent"))
+}
+
+fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test is a program");
+    let folder = test.ancestors().nth(2).expect("a test lies in a target folder");
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--package", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("Cargo runs").success(), "{name} does not build");
+    folder.join(name)
 }
 
 fn crd() -> String {
@@ -135,6 +144,16 @@ impl Stage {
 
     async fn apply(&self, object: &Value) {
         self.write(&["apply"], object).await;
+    }
+
+    /// Replaces the object as a whole, for whom the write of another meanwhile is a reason to try again.
+    async fn replace(&self, object: &Value) {
+        let args = ["--namespace", &*self.namespace, "replace", "-f", "-"];
+        until("kubectl replace", SOON, async || {
+            let output = self.cluster.kubectl_with(&args, &object.to_string()).await;
+            if output.status.success() { Ok(()) } else { Err(output.stderr) }
+        })
+        .await;
     }
 
     /// The object, or `Null`.
@@ -484,7 +503,7 @@ async fn users_go_on_working_on_their_workload() {
     assert!(restarted["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"].is_string());
 
     user["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:4");
-    stage.write(&["replace"], &user).await;
+    stage.replace(&user).await;
     let replaced = stage.await_agent("deployment", "web").await;
     assert_eq!(agent(&replaced), agent(&ours), "what kubectl replace takes away is put back");
     assert_eq!(replaced["spec"]["template"]["spec"]["containers"][0]["image"], "shop:4");
@@ -818,11 +837,11 @@ async fn a_workload_that_keeps_losing_the_agent_is_left_at_last() {
     for _ in 0..2 {
         stage.await_agent("deployment", "web").await;
         stage.settle("shop").await;
-        stage.write(&["replace"], &user).await;
+        stage.replace(&user).await;
     }
     stage.await_agent("deployment", "web").await;
     stage.settle("shop").await;
-    stage.write(&["replace"], &user).await;
+    stage.replace(&user).await;
     stage.await_condition("shop", "WorkloadsApplied", "False", "RepeatedlyRemoved").await;
     assert!(agent(&stage.get("deployment", "web").await).is_none());
     // An edit of the resource is a new try.
@@ -876,4 +895,115 @@ async fn a_malformed_object_stops_nothing_but_itself() {
     stage.await_agent("deployment", "web").await;
     stage.kubectl(&["delete", "cabloycluster", "broken", "--timeout=30s"]).await;
     cluster.stop().expect("it can be taken down");
+}
+
+/// A pod that runs, as far as the API server knows, with a real agent in this machine's place for it.
+struct RunningPod {
+    name: String,
+    process: Process,
+    _files: TempDir,
+    _app: std::net::TcpListener,
+}
+
+impl RunningPod {
+    async fn start(stage: &Stage, ip: &str) -> Self {
+        // For a generic app, a connection to its port is all that the agent asks.
+        let app = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = app.local_addr().expect("it is bound").port();
+        let patch = json!({ "spec": { "app": { "port": port } } }).to_string();
+        stage.kubectl(&["patch", "cabloycluster", "shop", "--type=merge", "--patch", &patch]).await;
+        let pod = until("a pod with the agent", SOON, async || {
+            stage.list("pods").await.into_iter().find(|pod| pod["metadata"]["labels"]["cabloy.io/cluster"] == "shop")
+        })
+        .await;
+        let (name, hash) = (text(&pod["metadata"]["name"]), text(&pod["metadata"]["labels"]["pod-template-hash"]));
+        let file = until("the pod's revision in agent.json", SOON, async || {
+            let text = text(&stage.get("configmap", "shop-agent").await["data"]["agent.json"]);
+            let file: Value = serde_json::from_str(&text).unwrap_or_default();
+            (file["app"]["port"] == port && file["revisions"].get(&hash).is_some()).then_some(text)
+        })
+        .await;
+        let files = TempDir::with_prefix("cabloy-agent-").expect("a folder for the files");
+        std::fs::create_dir_all(files.path().join("redis/redlock")).expect("a folder for the role");
+        let redlock = text(&stage.get("configmap", "shop-redis-redlock").await["data"]["client.json"]);
+        std::fs::write(files.path().join("agent.json"), file).expect("it can be written");
+        std::fs::write(files.path().join("redis/redlock/client.json"), redlock).expect("it can be written");
+        let mut command = bound(agent_program());
+        command.args(["run", "--listen", &format!("{ip}:7070"), "--control-port", "0", "--pod-name", &name]);
+        command.args(["--pod-hash", &hash, "--config-dir"]).arg(files.path());
+        let process = Process::spawn("agent", command, &files.path().join("log")).expect("the agent starts");
+        let pod = Self { name, process, _files: files, _app: app };
+        pod.say(stage, &json!({ "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }], "initContainerStatuses": [
+            { "name": "cabloy-agent", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": { "running": {} } },
+        ] }))
+        .await;
+        pod
+    }
+
+    /// Writes the pod's status, as kubelet does.
+    async fn say(&self, stage: &Stage, status: &Value) {
+        let patch = json!({ "status": status }).to_string();
+        stage.kubectl(&["patch", "pod", &self.name, "--subresource=status", "--type=merge", "--patch", &patch]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_agents_say_is_in_the_status_and_guards_the_masters() {
+    let stage = Stage::set("agents").await;
+    let redis = Redis::start();
+    stage.apply(&deployment("web")).await;
+    let spec = |port: u16| {
+        shop(&json!({
+            "app": { "name": "shop", "generation": "generic" },
+            "redis": { "connections": { "default": { "host": "127.0.0.1", "port": port } } },
+            "agent": { "election": { "ttl": "2s" } },
+            // The pod stays, for no kubelet would start another.
+            "rollout": { "onRedisChange": "Manual" },
+            "schedules": [{ "name": "yearly", "cron": "@yearly", "target": { "http": { "path": "/x" } } }],
+        }))
+    };
+    let port = redis.addr().port();
+    stage.apply(&spec(port)).await;
+    stage.await_agent("deployment", "web").await;
+    stage.await_condition("shop", "AgentsReachable", "Unknown", "NoAgents").await;
+    let mut pod = RunningPod::start(&stage, "127.88.31.7").await;
+    stage.await_condition("shop", "LeaderElected", "True", "Elected").await;
+    stage.await_condition("shop", "RedisReachable", "True", "Fine").await;
+    let status = stage.get("cabloycluster", "shop").await["status"].clone();
+    assert_eq!(status["leader"]["pod"], pod.name.as_str(), "{}", pod.process.log_tail(20));
+    assert!(status["leader"]["token"].as_i64() > Some(0));
+    assert_eq!(status["schedules"][0]["name"], "yearly");
+
+    // Other masters, while it leads by these: two sets could each have a leader.
+    let other = Redis::start();
+    let port_patch =
+        |port: u16| json!({ "spec": { "redis": { "connections": { "default": { "port": port } } } } }).to_string();
+    stage
+        .kubectl(&["patch", "cabloycluster", "shop", "--type=merge", "--patch", &port_patch(other.addr().port())])
+        .await;
+    let message = stage.await_condition("shop", "Accepted", "False", "NotSupportedYet").await;
+    assert!(message.contains(&format!("pod {} leads by them", pod.name)), "{message}");
+    assert!(
+        stage.get("configmap", "shop-redis-redlock").await["data"]["masters"].to_string().contains(&port.to_string())
+    );
+    stage.kubectl(&["patch", "cabloycluster", "shop", "--type=merge", "--patch", &port_patch(port)]).await;
+    stage.await_condition("shop", "Accepted", "True", "Accepted").await;
+
+    // A server that is gone is told, and may be left for another, since nobody can lead by it.
+    redis.kill();
+    stage.await_condition("shop", "RedisReachable", "False", "Unreachable").await;
+    stage.await_condition("shop", "LeaderElected", "False", "NoLeader").await;
+    stage
+        .kubectl(&["patch", "cabloycluster", "shop", "--type=merge", "--patch", &port_patch(other.addr().port())])
+        .await;
+    let masters = format!("127.0.0.1:{}", other.addr().port());
+    until("the other masters", SOON, async || {
+        stage.get("configmap", "shop-redis-redlock").await["data"]["masters"] == masters.as_str()
+    })
+    .await;
+
+    // An agent that does not answer is named.
+    pod.process.kill();
+    let message = stage.await_condition("shop", "AgentsReachable", "False", "NoAnswer").await;
+    assert!(message.contains(&pod.name), "{message}");
 }
