@@ -6,12 +6,15 @@ WORKDIR /src
 COPY . .
 # The code of the tests is not part of the context.
 RUN mkdir -p tests/src && touch tests/src/lib.rs
-# The sources are touched since the cached target folder may come from other ones with later times. Two runs of Cargo,
-# since in one the agent would be built with the features of the operator's dependencies.
+# Cargo goes by times, and the cache may come from sources that are newer in time but not these: what differs in content is
+# copied into it, with the present time, and the rest stays as built. Two runs of Cargo, since in one the agent would be
+# built with the features of the operator's dependencies.
 RUN --mount=type=cache,id=cabloy-cargo-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=cabloy-cargo-git,target=/usr/local/cargo/git \
-    --mount=type=cache,id=cabloy-cargo-target,target=/src/target \
-    find crds operator agent -name '*.rs' -exec touch {} + \
+    --mount=type=cache,id=cabloy-build,target=/build \
+    find . -type f -exec sh -c 'for f; do cmp -s "$f" "/build/$f" || install -D "$f" "/build/$f"; done' sh {} + \
+ && cd /build \
+ && find . -path ./target -prune -o -type f -exec sh -c 'for f; do [ -e "/src/$f" ] || rm "$f"; done' sh {} + \
  && cargo build --release --locked -p cabloy-agent \
  && cargo build --release --locked -p cabloy-operator \
  && mkdir -p /rootfs/etc \

@@ -82,21 +82,26 @@ pub struct Images {
 /// When buildah is missing or may not run (it wants root), and when the build fails; Cargo's output goes to stderr.
 pub fn build() -> Result<Images> {
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("tests/ lies in the checkout")?;
-    let mut key = Key::of("cabloy 1");
+    let store = Store::open()?;
+    // A copy, for the sources may be edited while they are built.
+    let context = tempfile::Builder::new().prefix("context-").tempdir_in(store.dir.join("tmp"))?;
+    let context = context.path();
+    run(Command::new("cp").args(["-a", "--parents", "-t"]).arg(context).args(SOURCES).current_dir(checkout))?;
+    let mut key = Key::of("cabloy 2");
     for source in SOURCES {
-        key.tree(checkout, Path::new(source))?;
+        key.tree(context, Path::new(source))?;
     }
     let image = |target| format!("docker.io/cabloy/cabloy-{target}:{VERSION}");
     let names = ["agent", "operator"].map(|target| format!("cabloy-{target}-{VERSION}.tar"));
-    let dir = Store::open()?.kept("cabloy", &key, |store, dir| {
-        store.rust_base(checkout)?;
+    let dir = store.kept("cabloy", &key, |store, dir| {
+        store.rust_base(context)?;
         for (target, file) in ["agent", "operator"].into_iter().zip(&names) {
             let name = image(target);
             run(store
                 .buildah("bud")
                 .args(["--isolation", "chroot", "--pull-never", "--layers", "--target", target])
                 .args(["--build-arg", &format!("VERSION={VERSION}"), "--tag", &name])
-                .arg(checkout))?;
+                .arg(context))?;
             store.save(&name, &dir.join(file))?;
         }
         // The layers were for the second target. Cargo's caches make the next build quick, not these.
@@ -245,6 +250,8 @@ impl Store {
             fs::remove_dir_all(&part)?;
         }
         fs::create_dir(&part)?;
+        // Left by a build that was killed: under the lock there is no other.
+        output(self.buildah("rm").arg("--all"))?;
         make(self, &part).with_context(|| format!("cannot make the image files of {kind}"))?;
         fs::rename(&part, &dir)?;
         self.forget_old(kind)?;
@@ -326,8 +333,8 @@ impl Store {
     }
 
     /// The base image of the Dockerfile's build: pulled, or Debian's gcc and this machine's Rust.
-    fn rust_base(&self, checkout: &Path) -> Result<()> {
-        let dockerfile = fs::read_to_string(checkout.join("Dockerfile"))?;
+    fn rust_base(&self, context: &Path) -> Result<()> {
+        let dockerfile = fs::read_to_string(context.join("Dockerfile"))?;
         let base = dockerfile
             .lines()
             .find_map(|line| line.strip_prefix("FROM docker.io/library/rust:")?.strip_suffix(" AS build"));
