@@ -30,8 +30,8 @@ fn assert_none_lost_or_doubled(calls: &[Call], skipped: u64) {
     let ticks = ticks(calls);
     let (first, last) = (ticks.first().unwrap(), ticks.last().unwrap());
     let span = (last - first) / PERIOD_MS + 1;
-    let lost = u64::try_from(span).unwrap() - ticks.len() as u64;
-    assert!(lost <= skipped, "{lost} of {span} ticks were not called, and {skipped} skipped: {ticks:?}");
+    let absent = u64::try_from(span).unwrap() - ticks.len() as u64;
+    assert!(absent <= skipped, "{absent} of {span} ticks were not called, and {skipped} skipped: {ticks:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
