@@ -525,11 +525,36 @@ async fn users_go_on_working_on_their_workload() {
     assert_eq!(undone["spec"]["template"]["spec"]["containers"][0]["image"], "shop:1");
     assert_eq!(agent(&undone), agent(&ours));
     stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
+}
 
-    // Even after another manager has written our fields, nothing of them stays.
-    stage.kubectl(&["delete", "cabloycluster", "shop"]).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_manager_wrote_back_goes_as_well() {
+    let stage = Stage::set("written-back").await;
+    let user = deployment("web");
+    stage.apply(&user).await;
+    let before = stage.get("deployment", "web").await["spec"].clone();
+    stage.apply(&shop(&json!({}))).await;
+    stage.await_agent("deployment", "web").await;
+    stage.settle("shop").await;
+    stage.kubectl(&["annotate", "cabloycluster", "shop", "cabloy.io/paused=true"]).await;
+    stage.await_condition("shop", "Ready", "Unknown", "Paused").await;
+    // Somebody restores a copy of all that was there: it is kubectl now that owns our fields.
+    let mut copy = stage.get("deployment", "web").await;
+    for field in ["resourceVersion", "uid", "managedFields", "generation", "creationTimestamp"] {
+        copy["metadata"].as_object_mut().expect("an object has metadata").remove(field);
+    }
+    stage.replace(&user).await;
+    assert!(agent(&stage.get("deployment", "web").await).is_none(), "nobody puts it back while paused");
+    stage.replace(&copy).await;
+    stage.kubectl(&["annotate", "cabloycluster", "shop", "cabloy.io/paused-"]).await;
+    stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
+    stage.settle("shop").await;
+    stage.kubectl(&["delete", "cabloycluster", "shop", "--timeout=30s"]).await;
     let left = stage.get("deployment", "web").await;
-    assert!(!left.to_string().contains("cabloy"), "{left:#}");
+    assert_eq!(left["spec"], before, "{left:#}");
+    // What kubectl keeps of the copy is text of its own.
+    let annotations = left["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
+    assert!(!annotations.keys().any(|key| key.starts_with("cabloy.io/")), "{annotations:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
