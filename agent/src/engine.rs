@@ -44,6 +44,10 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// How long after the deadline the result of a run is still tried to be recorded.
 const FINISH: Duration = Duration::from_secs(60);
 
+/// How long an agent tries to say that an attempt it claimed has not begun, and how often.
+const DISOWN: Duration = Duration::from_secs(60);
+const DISOWN_PAUSE: Duration = Duration::from_millis(250);
+
 /// How long an engine that stops waits for claims that are on their way.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -329,7 +333,11 @@ impl Engine {
                 Err(PutError::AlreadyDone(result)) => run.refused(&result),
                 Err(error) => {
                     tracing::warn!(id, %error, "claim in doubt");
+                    let attempt = run.attempt().cloned();
                     run.in_doubt();
+                    if let Some(attempt) = attempt {
+                        self.calls.disown(self.ledger.clone(), id, attempt);
+                    }
                 }
             }
             keys.push(key);
@@ -695,6 +703,24 @@ impl Caller {
             }
             // The term may have ended: then nobody listens, and the ledger tells the next leader.
             let _ = ended.send(Ended { key, nonce, outcome });
+        });
+    }
+
+    /// Records of an attempt whose claim is in doubt that it has not begun: any node may have the claim, and the next
+    /// leader, which counts it as begun, need not wait for its deadline then.
+    fn disown(&self, ledger: Ledger, id: String, attempt: Attempt) {
+        self.tasks.spawn(async move {
+            let now = SystemClock.utc();
+            let until = attempt.deadline.min(plus(now, DISOWN));
+            let outcome = Outcome::not_begun(now);
+            let result = RunResult { nonce: attempt.nonce, done: outcome.is_final(), data: json!(outcome) };
+            // A claim that is the current one nowhere yet may become so, when the next leader writes back what it read.
+            while let Err(error) = ledger.finish(&id, result.clone()).await {
+                if error == FinishError::Ended || SystemClock.utc() > until {
+                    break;
+                }
+                tokio::time::sleep(DISOWN_PAUSE).await;
+            }
         });
     }
 }

@@ -55,13 +55,27 @@ pub enum OutcomeKind {
     Refused,
     /// As `Refused`, and the app wants no further ticks of this schedule.
     Disabled,
+    /// It was claimed, and the app has not been called: the term ended before a majority took the claim.
+    NotBegun,
 }
 
 impl Outcome {
     /// Whether no other attempt may follow (PROTOCOL 5).
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.kind != OutcomeKind::Failed
+        !matches!(self.kind, OutcomeKind::Failed | OutcomeKind::NotBegun)
+    }
+
+    /// That the app was not called, and will not be.
+    #[must_use]
+    pub fn not_begun(at: Timestamp) -> Self {
+        Self {
+            kind: OutcomeKind::NotBegun,
+            reason: "NotBegun".to_owned(),
+            message: "the term ended before a majority of the nodes took the claim".to_owned(),
+            retry_after_ms: None,
+            at,
+        }
     }
 }
 
@@ -188,6 +202,8 @@ impl Run {
             }
             Stage::Ended(outcome) => match outcome.kind {
                 OutcomeKind::Done => over(Verdict::Done, "", "", false),
+                // No attempt of the app's: not one of its retries either.
+                OutcomeKind::NotBegun => Next::Claim(attempt.number + 1),
                 OutcomeKind::Failed if again => {
                     let pause =
                         policy.retry.delay_ms(attempt.number + 1).max(outcome.retry_after_ms.unwrap_or_default());
@@ -363,6 +379,15 @@ mod tests {
         assert_eq!(run.next(&policy, at(600)), Next::Wait(at(1_400)));
         run.ended("n1", outcome(OutcomeKind::Refused, 500));
         assert_eq!(verdict(&run.next(&policy, at(600))), Some((Verdict::Failed, 1)));
+    }
+
+    #[test]
+    fn an_attempt_that_never_began_is_followed_by_the_next_at_once() {
+        let policy = policy(0, OnUnknown::Skip);
+        let not_begun = Outcome::not_begun(at(200));
+        let result = RunResult { nonce: "n1".into(), done: not_begun.is_final(), data: json!(not_begun) };
+        let run = Run::from_record(&record(1, 300_000, vec![result]));
+        assert_eq!(run.next(&policy, at(200)), Next::Claim(2), "though no retry is allowed");
     }
 
     #[test]

@@ -276,7 +276,7 @@ async fn a_startup_task_that_dies_halfway_is_handed_over_and_pods_wait_for_it() 
 async fn what_is_wrong_is_a_condition_and_heals_when_mended() {
     let cluster = require_node!();
     let stage = Stage::new(cluster, "wrong", &SERVERS).await;
-    stage.redis("lock-p", r#"["--requirepass", "right"]"#).await;
+    stage.redis("lock-p", r#"["--requirepass", "s3cret-of-lock-p"]"#).await;
     stage.app(2, "1").await;
 
     // A Secret that is not there, and then one with a wrong password.
@@ -287,10 +287,10 @@ async fn what_is_wrong_is_a_condition_and_heals_when_mended() {
     stage.apply(&shop_manifest(&json!({"redis": redis, "schedules": ticking()}))).await;
     let message = stage.condition("CredentialsAvailable", "False", "MissingSecret", POD).await;
     assert!(message.contains("lock-p") && message.contains("password"), "{message}");
-    stage.kubectl(&["create", "secret", "generic", "lock-p", "--from-literal=password=wrong"]).await;
+    stage.kubectl(&["create", "secret", "generic", "lock-p", "--from-literal=password=mistyped"]).await;
     let message = stage.condition("RedisReachable", "False", "WrongPassword", POD).await;
-    assert!(message.contains("lock-p:6379") && !message.contains("wrong"), "{message}");
-    stage.apply(r#"{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lock-p"}, "stringData": {"password": "right"}}"#).await;
+    assert!(message.contains("lock-p:6379") && !message.contains("mistyped"), "{message}");
+    stage.apply(r#"{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lock-p"}, "stringData": {"password": "s3cret-of-lock-p"}}"#).await;
     stage.condition("Ready", "True", "", POD).await;
     more_ticks(&stage, "/tick", 2).await;
 
@@ -302,8 +302,8 @@ async fn what_is_wrong_is_a_condition_and_heals_when_mended() {
     stage.condition("Ready", "True", "", POD).await;
 
     // No value of a Secret is anywhere but in the Secret.
-    let everything = stage.kubectl(&["get", "configmaps,pods,deployments,events,cabloyclusters", "--output=yaml"]).await;
-    assert!(!everything.contains("right"), "a password shows");
+    let everything = stage.kubectl(&["get", "configmaps,pods,events,cabloyclusters,deployment/shop-web", "--output=yaml"]).await;
+    assert!(!everything.contains("mistyped"), "a password shows");
 }
 
 #[tokio::test]

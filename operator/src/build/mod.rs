@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cabloy_crds::{
     files::to_text,
-    names::{AGENT_FILE, CLIENT_FILE, REDLOCK_ROLE},
+    names::{AGENT_FILE, CLIENT_FILE},
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ObjectMeta;
@@ -91,18 +91,18 @@ pub struct Prepared {
 pub fn build(validated: &Validated, found: &Found, settings: &Settings) -> Result<Prepared, Error> {
     let identity = &validated.identity;
     let mut config_maps = Vec::new();
-    let mut redlock = String::new();
+    let mut role_files = Vec::new();
     for role in &validated.roles {
         let data = roles::files(role)?;
-        if role.name == REDLOCK_ROLE {
-            redlock.clone_from(&data[CLIENT_FILE]);
-        }
+        role_files.push((role.name.as_str(), data[CLIENT_FILE].clone()));
         config_maps.push(config_map(identity, role_config_map(&identity.name, &role.name), data));
     }
     let mut agent_files = None;
     if let Some(agent) = &validated.agent {
         let file = to_text(&agent_file::agent_file(validated, agent, found)?)?;
-        agent_files = Some(hash([file.as_bytes(), redlock.as_bytes()], 16));
+        // As an agent hashes what it has taken up.
+        let role_parts = role_files.iter().flat_map(|(role, text)| [role.as_bytes(), text.as_bytes()]);
+        agent_files = Some(hash([file.as_bytes()].into_iter().chain(role_parts), 16));
         let data = BTreeMap::from([(AGENT_FILE.to_owned(), file)]);
         config_maps.push(config_map(identity, agent_config_map(&identity.name), data));
     }

@@ -234,6 +234,9 @@ fn agents_and_operator_hash_the_files_alike() {
         let map = prepared.config_maps.iter().find(|map| map.metadata.name.as_deref() == Some(name)).unwrap();
         map.data.as_ref().unwrap()[file].clone()
     };
-    let both = format!("{}\0{}", data("mall-agent", AGENT_FILE), data("mall-redis-redlock", CLIENT_FILE));
-    assert_eq!(prepared.agent_files.unwrap(), hash([both.as_bytes()], 16));
+    let mut texts = data("mall-agent", AGENT_FILE);
+    for role in &sound(&everything()).roles {
+        texts += &format!("\0{}\0{}", role.name, data(&role_config_map("mall", &role.name), CLIENT_FILE));
+    }
+    assert_eq!(prepared.agent_files.unwrap(), hash([texts.as_bytes()], 16));
 }

@@ -168,7 +168,7 @@ fn part(
     if let (Some(agent), Some(image)) = (&validated.agent, image) {
         let secrets = volumes.iter().any(|volume| named(volume, SECRETS_VOLUME));
         spec["initContainers"] = json!([agent_container(agent, wanted, &image, live, secrets)]);
-        volumes.push(config_volume(&identity.name));
+        volumes.push(boot.config.unwrap_or_else(|| config_volume(validated)));
         volumes.push(json!({ "name": NO_TOKEN_VOLUME, "emptyDir": {} }));
     }
     spec["volumes"] = Value::Array(volumes);
@@ -258,6 +258,8 @@ struct BootPart {
     name: String,
     volumes: Vec<Value>,
     mounts: Vec<Value>,
+    /// The volume of the agent's files where it must stay as it is.
+    config: Option<Value>,
 }
 
 fn choose_boot(
@@ -300,7 +302,7 @@ fn boot_part(validated: &Validated, name: &str) -> BootPart {
         mounts.push(mount(&volume, &format!("{APP_CONFIG_DIR}/{index}")));
         volumes.push(json!({ "name": volume, "secret": { "secretName": secret, "optional": true } }));
     }
-    BootPart { name: name.to_owned(), volumes, mounts }
+    BootPart { name: name.to_owned(), volumes, mounts, config: None }
 }
 
 fn secret_source(secret: &Secret) -> Value {
@@ -320,6 +322,7 @@ fn mount(volume: &str, path: &str) -> Value {
 fn present_part(live: &Live, boot: &str) -> BootPart {
     let mut volumes = Vec::new();
     let mut mounts = Vec::new();
+    let mut config = None;
     for volume in live.volumes() {
         let Some(name) = volume.get("name").and_then(Value::as_str) else { continue };
         // Less what the API server filled in.
@@ -333,13 +336,16 @@ fn present_part(live: &Live, boot: &str) -> BootPart {
         } else if let Some(index) = name.strip_prefix(APP_CONFIG_VOLUME) {
             let secret = json!({ "secretName": volume["secret"]["secretName"], "optional": true });
             (json!({ "name": name, "secret": secret }), format!("{APP_CONFIG_DIR}/{index}"))
+        } else if name == CONFIG_VOLUME {
+            config = Some(json!({ "name": name, "projected": { "sources": volume["projected"]["sources"] } }));
+            continue;
         } else {
             continue;
         };
         volumes.push(source);
         mounts.push(mount(name, &path));
     }
-    BootPart { name: boot.to_owned(), volumes, mounts }
+    BootPart { name: boot.to_owned(), volumes, mounts, config }
 }
 
 fn same_sources(one: &BootPart, other: &BootPart) -> bool {
@@ -349,20 +355,23 @@ fn same_sources(one: &BootPart, other: &BootPart) -> bool {
         && one.volumes.iter().all(|volume| contains(other, volume))
 }
 
-/// The agent's files: one volume, so that one swap of its link brings all of them. Role redlock may come and go without
-/// another pod template.
-fn config_volume(cluster: &str) -> Value {
-    json!({ "name": CONFIG_VOLUME, "projected": { "sources": [
-        { "configMap": {
-            "name": agent_config_map(cluster),
-            "items": [{ "key": AGENT_FILE, "path": AGENT_FILE }],
-        } },
-        { "configMap": {
-            "name": role_config_map(cluster, REDLOCK_ROLE),
-            "items": [{ "key": CLIENT_FILE, "path": role_file(REDLOCK_ROLE) }],
+/// The agent's files: one volume, so that one swap of its link brings all of them. Agents follow every role, and role
+/// redlock may come and go without another pod template.
+fn config_volume(validated: &Validated) -> Value {
+    let cluster = &validated.identity.name;
+    let roles: BTreeSet<&str> = validated.roles.iter().map(|role| role.name.as_str()).chain([REDLOCK_ROLE]).collect();
+    let mut sources = vec![json!({ "configMap": {
+        "name": agent_config_map(cluster),
+        "items": [{ "key": AGENT_FILE, "path": AGENT_FILE }],
+    } })];
+    sources.extend(roles.into_iter().map(|role| {
+        json!({ "configMap": {
+            "name": role_config_map(cluster, role),
+            "items": [{ "key": CLIENT_FILE, "path": role_file(role) }],
             "optional": true,
-        } },
-    ] } })
+        } })
+    }));
+    json!({ "name": CONFIG_VOLUME, "projected": { "sources": sources } })
 }
 
 fn agent_container(agent: &AgentPlan, wanted: &Workload, image: &AgentImage, live: &Live, secrets: bool) -> Value {
