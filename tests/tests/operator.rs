@@ -81,8 +81,8 @@ impl Operator {
         let process = Process::spawn("operator", command, &log).expect("the operator starts");
         let listen = until("the operator to listen", SOON, async || {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
-            let started = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            started.filter_map(|line| line["listen"].as_str().map(str::to_owned)).next()
+            let mut started = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            started.find_map(|line| line["listen"].as_str().map(str::to_owned))
         })
         .await;
         let operator = Self { process, listen, _dir: dir };

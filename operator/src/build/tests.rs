@@ -236,7 +236,7 @@ fn agents_and_operator_hash_the_files_alike() {
     };
     let mut texts = data("mall-agent", AGENT_FILE);
     for role in &sound(&everything()).roles {
-        texts += &format!("\0{}\0{}", role.name, data(&role_config_map("mall", &role.name), CLIENT_FILE));
+        write!(texts, "\0{}\0{}", role.name, data(&role_config_map("mall", &role.name), CLIENT_FILE)).unwrap();
     }
     assert_eq!(prepared.agent_files.unwrap(), hash([texts.as_bytes()], 16));
 }
