@@ -299,6 +299,8 @@ pub struct Core {
     writing: BTreeMap<String, OpId>,
     calls: BTreeMap<CallId, Call>,
     last_call: CallId,
+    /// Releases under way.
+    releasing: usize,
     last_round: u64,
     now: Instant,
     actions: Vec<Action>,
@@ -323,6 +325,7 @@ impl Core {
             writing: BTreeMap::new(),
             calls: BTreeMap::new(),
             last_call: 0,
+            releasing: 0,
             last_round: 0,
             now: Instant::default(),
             actions: Vec::new(),
@@ -361,7 +364,7 @@ impl Core {
     /// No release is waiting for its answer.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        !self.calls.values().any(|call| matches!(call.purpose, Purpose::Release))
+        self.releasing == 0
     }
 
     /// The highest token that was seen anywhere.
@@ -388,6 +391,7 @@ impl Core {
             Lane::Lock => self.timing.node_timeout(),
             Lane::Ledger => self.timing.ledger_timeout(),
         };
+        self.releasing += usize::from(matches!(purpose, Purpose::Release));
         self.calls.insert(self.last_call, Call { node, sent: self.now, purpose });
         self.actions.push(Action::Send { call: self.last_call, node, request, timeout });
     }
@@ -405,7 +409,8 @@ impl Core {
             Purpose::Read(round) => self.read(call.node, round, reply),
             Purpose::WriteBack(round) => self.written_back(call.node, round, reply),
             Purpose::Renew(token) => self.renewed(call.node, call.sent, token, reply),
-            Purpose::Release | Purpose::Tell => {}
+            Purpose::Release => self.releasing -= 1,
+            Purpose::Tell => {}
             Purpose::Operation(op, part) => self.operation_reply(op, part, call.node, reply),
         }
     }
