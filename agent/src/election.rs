@@ -481,13 +481,18 @@ impl Driver {
     fn announce(&mut self, news: News) {
         match news {
             News::Follows { leader } => {
-                if let Some(term) = self.term.take() {
-                    term.0.lost.cancel();
+                debug!(leader = leader.as_ref().map(tracing::field::display), "follows");
+                let ended = self.term.take();
+                if let Some(term) = &ended {
                     info!(token = term.token(), "the term has ended");
+                    term.0.claim_until.store(0, Ordering::Release);
                 }
                 locked(&self.view).term = None;
-                debug!(leader = leader.as_ref().map(tracing::field::display), "follows");
+                // Before `lost` fires, so that who waits for it does not find the agent leading still.
                 self.role.send_replace(Role::Follower { leader });
+                if let Some(term) = ended {
+                    term.0.lost.cancel();
+                }
             }
             News::Leads { token, claim_until, records } => {
                 info!(token, records = records.len(), "leads");
