@@ -257,7 +257,7 @@ pub struct BootFile {
 ///
 /// # Errors
 /// `value` cannot be JSON; none of the types of this module is so.
-pub fn to_text<T: Serialize>(value: &T) -> serde_json::Result<String> {
+pub fn to_text<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String> {
     serde_json::to_string_pretty(value).map(|text| text + "\n")
 }
 
@@ -287,7 +287,7 @@ mod tests {
 "#;
         assert_eq!(to_text(&client).unwrap(), expected);
         assert_eq!(serde_json::from_str::<RoleFile>(expected).unwrap(), RoleFile::Client(client.clone()));
-        let masters = to_text(&[client.clone()]).unwrap();
+        let masters = to_text(std::slice::from_ref(&client)).unwrap();
         assert_eq!(serde_json::from_str::<RoleFile>(&masters).unwrap(), RoleFile::Masters(vec![client]));
     }
 

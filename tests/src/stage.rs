@@ -52,7 +52,8 @@ pub async fn install(cluster: &Cluster) {
                 let ours = images::build()?;
                 anyhow::Ok([ours.agent_tar, ours.operator_tar, images::redis()?, images::node()?])
             });
-            for tar in tars.await.unwrap_or_else(|error| panic!("{error}")).unwrap_or_else(|error| panic!("{error:#}")) {
+            for tar in tars.await.unwrap_or_else(|error| panic!("{error}")).unwrap_or_else(|error| panic!("{error:#}"))
+            {
                 cluster.import_image(&tar).await;
             }
             for version in VERSIONS {
@@ -60,8 +61,16 @@ pub async fn install(cluster: &Cluster) {
             }
             let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/cabloy-operator");
             let args = [
-                "upgrade", "--install", "cabloy", chart, "--namespace", OPERATOR_NAMESPACE, "--create-namespace",
-                "--wait", "--timeout", "2m",
+                "upgrade",
+                "--install",
+                "cabloy",
+                chart,
+                "--namespace",
+                OPERATOR_NAMESPACE,
+                "--create-namespace",
+                "--wait",
+                "--timeout",
+                "2m",
             ];
             let _ = cluster.helm(&args).await.success();
         })
@@ -191,12 +200,14 @@ impl Stage {
     pub async fn condition(&self, kind: &str, status: &str, reason: &str, timeout: Duration) -> String {
         until(&format!("condition {kind}={status} {reason}"), timeout, async || {
             let conditions = self.shop().await.status.unwrap_or_default().conditions;
-            let found = conditions.iter().find(|c| {
-                c.type_ == kind && c.status == status && (reason.is_empty() || c.reason == reason)
-            });
+            let found = conditions
+                .iter()
+                .find(|c| c.type_ == kind && c.status == status && (reason.is_empty() || c.reason == reason));
             found.map(|c| c.message.clone()).ok_or_else(|| {
-                let all: Vec<_> =
-                    conditions.iter().map(|c| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message)).collect();
+                let all: Vec<_> = conditions
+                    .iter()
+                    .map(|c| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message))
+                    .collect();
                 all.join("\n")
             })
         })

@@ -299,7 +299,7 @@ async fn install_upgrade_uninstall() {
     for (verb, resource, allowed) in [
         ("patch", "cabloyclusters.cabloy.io", true),
         ("patch", "cabloyclusters.cabloy.io/status", true),
-        ("update", "cabloyclusters.cabloy.io/finalizers", true),
+        ("update", "cabloyclusters.cabloy.io/finalizers", false),
         ("delete", "cabloyclusters.cabloy.io", false),
         ("patch", "deployments.apps", true),
         ("patch", "statefulsets.apps", true),
@@ -322,6 +322,7 @@ async fn install_upgrade_uninstall() {
         ("get", "secrets", false),
         ("list", "secrets", false),
         ("create", "secrets", false),
+        ("get", "namespaces", true),
         ("list", "namespaces", false),
     ] {
         assert_eq!(can(verb, resource, "default").await, allowed, "{verb} {resource}");

@@ -1,5 +1,6 @@
 //! The CRD on a real API server: the examples are admitted, and what is wrong is refused with a message that names
 //! the field and says what to write instead.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::{path::Path, time::Duration};
 

@@ -59,10 +59,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - apiGroups: [cabloy.io]
   resources: [cabloyclusters/status]
   verbs: [get, patch]
-# What the OwnerReferencesPermissionEnforcement admission plugin asks of whoever names a resource as an owner.
-- apiGroups: [cabloy.io]
-  resources: [cabloyclusters/finalizers]
-  verbs: [update]
 # The workloads that the resources name: the agent, volumes and environment are put into their pod templates.
 - apiGroups: [apps]
   resources: [deployments, statefulsets, daemonsets]
@@ -79,6 +75,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch]
+# Whether the namespace is about to go: then nothing holds its resources up.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 # What it did, for kubectl describe.
 - apiGroups: [events.k8s.io]
   resources: [events]

@@ -27,66 +27,99 @@ async fn demo() -> Result<()> {
     let keep = env::var("KEEP").is_ok_and(|keep| keep == "1");
     let mut story = Story { began: Instant::now(), step: 0, told: BTreeSet::new() };
 
-    story.step("A Kubernetes node of its own: etcd, API server, kubelet, containerd, DNS (building them takes minutes, once)");
-    let cluster = if keep {
-        Cluster::start_detached(Shape::Node, &kept_dir()?)?
-    } else {
-        Cluster::start(Shape::Node)?
-    };
+    story.step(
+        "A Kubernetes node of its own: etcd, API server, kubelet, containerd, DNS (building them takes minutes, once)",
+    );
+    let cluster = if keep { Cluster::start_detached(Shape::Node, &kept_dir()?)? } else { Cluster::start(Shape::Node)? };
     // It ends with this process, or by the command that is printed at the end.
     let cluster: &'static Cluster = Box::leak(Box::new(cluster));
-    story.say(format_args!("running; KUBECONFIG={}", cluster.kubeconfig().display()));
+    say(format_args!("running; KUBECONFIG={}", cluster.kubeconfig().display()));
 
     story.step("Images of operator and agent, and the operator by its Helm chart");
-    story.say("helm upgrade --install cabloy charts/cabloy-operator --namespace cabloy-system --create-namespace --wait");
+    say("helm upgrade --install cabloy charts/cabloy-operator --namespace cabloy-system --create-namespace --wait");
     stage::install(cluster).await;
 
     let stage = Stage::at(cluster, NAMESPACE).await;
     story.step("Somebody's app: five Redis and a Deployment of three pods that knows nothing of us");
     for file in ["examples/demo/redis.yaml", "examples/demo/app.yaml"] {
-        story.say(format_args!("kubectl apply -f {file}"));
+        say(format_args!("kubectl apply -f {file}"));
         stage.kubectl(&["apply", "--filename", &checkout(file)]).await;
     }
     for name in ["redis-lock-a", "redis-lock-b", "redis-lock-c", "redis-main", "redis-other", "shop-web"] {
         stage.rolled_out(&format!("deployment/{name}")).await;
     }
-    story.lines(&stage.kubectl(&["get", "pods", "--selector=app=shop-web"]).await);
+    lines(&stage.kubectl(&["get", "pods", "--selector=app=shop-web"]).await);
 
     story.step("One resource");
     let manifest = std::fs::read_to_string(checkout("examples/shop.yaml"))?;
-    story.lines(&manifest);
-    story.say("kubectl apply -f examples/shop.yaml");
+    lines(&manifest);
+    say("kubectl apply -f examples/shop.yaml");
     stage.kubectl(&["apply", "--filename", &checkout("examples/shop.yaml")]).await;
 
     story.step("It becomes a ConfigMap for each role, an agent in each pod, and one leader");
     stage.condition("Ready", "True", "", POD).await;
-    story.lines(&stage.kubectl(&["get", "configmaps", "--selector=cabloy.io/cluster=shop"]).await);
-    story.say("the ConfigMap of role cache:");
-    story.lines(&stage.kubectl(&["get", "configmap", "shop-redis-cache", "--output=jsonpath={.data.client\\.json}"]).await);
-    story.lines(&stage.kubectl(&["get", "pods", "--selector=app=shop-web"]).await);
-    story.lines(&stage.kubectl(&["get", "cabloycluster", "shop", "--output=wide"]).await);
+    lines(&stage.kubectl(&["get", "configmaps", "--selector=cabloy.io/cluster=shop"]).await);
+    say("the ConfigMap of role cache:");
+    lines(&stage.kubectl(&["get", "configmap", "shop-redis-cache", "--output=jsonpath={.data.client\\.json}"]).await);
+    lines(&stage.kubectl(&["get", "pods", "--selector=app=shop-web"]).await);
+    lines(&stage.kubectl(&["get", "cabloycluster", "shop", "--output=wide"]).await);
 
     story.step("The startup task ran once, before the new pods took traffic; the schedule ticks on the leader");
     story.app_log(&stage, Duration::from_secs(8)).await;
 
+    successions(&mut story, &stage).await?;
+    edit(&mut story, &stage).await?;
+
+    if keep {
+        story.step("It stays, as KEEP=1 asks. To look around, and to end it:");
+        say(format_args!(
+            "export KUBECONFIG={} PATH={}:$PATH",
+            cluster.kubeconfig().display(),
+            cluster.info().bin.display()
+        ));
+        say("kubectl get cbc,pods,configmaps; kubectl describe cbc shop; kubectl edit cbc shop");
+        say(format_args!(
+            "cargo run -p cabloy-tests --bin cabloy-test-cluster -- down --dir {}",
+            kept_dir()?.display()
+        ));
+        return Ok(());
+    }
+    story.step("Gone again: the resource is deleted, and the Deployment is as its user wrote it");
+    stage.kubectl(&["delete", "cabloycluster", "shop", "--timeout=120s"]).await;
+    stage.rolled_out("deployment/shop-web").await;
+    lines(&stage.kubectl(&["get", "configmaps,pods", "--selector=app notin (nothing)"]).await);
+    cluster.stop()?;
+    say(format_args!(
+        "done in {} s; nothing is left on this machine but the build caches",
+        story.began.elapsed().as_secs()
+    ));
+    Ok(())
+}
+
+/// The leader is killed, and the next one is ended in good order.
+async fn successions(story: &mut Story, stage: &Stage) -> Result<()> {
     let (leader, token) = stage.leader(OPERATOR).await;
     story.step(format_args!("kill -9 of everything in the leader's pod, {leader}"));
     stage.kill(&leader).await;
-    let took = story.succession(&stage, &leader, token).await?;
-    story.say(format_args!("the next one leads after {} ms (a lease lasts 3,000 ms)", took.as_millis()));
-    story.app_log(&stage, Duration::from_secs(6)).await;
+    let took = story.succession(stage, &leader, token).await?;
+    say(format_args!("the next one leads after {} ms (a lease lasts 3,000 ms)", took.as_millis()));
+    story.app_log(stage, Duration::from_secs(6)).await;
 
     stage.rolled_out("deployment/shop-web").await;
     let (leader, token) = stage.leader(OPERATOR).await;
     story.step(format_args!("kubectl delete pod {leader}: an orderly end hands over at once"));
     stage.kubectl(&["delete", "pod", &leader, "--wait=false"]).await;
-    let took = story.succession(&stage, &leader, token).await?;
-    story.say(format_args!("the next one leads after {} ms, most of which kubectl and kubelet took", took.as_millis()));
+    let took = story.succession(stage, &leader, token).await?;
+    say(format_args!("the next one leads after {} ms, most of which kubectl and kubelet took", took.as_millis()));
+    Ok(())
+}
 
+/// A role moves to another server.
+async fn edit(story: &mut Story, stage: &Stage) -> Result<()> {
     stage.rolled_out("deployment/shop-web").await;
     story.step("Role cache moves to another Redis, by an edit of the resource");
     let patch = r#"{"spec":{"redis":{"roles":{"cache":{"host":"redis-other"}}}}}"#;
-    story.say(format_args!("kubectl patch cabloycluster shop --type=merge --patch '{patch}'"));
+    say(format_args!("kubectl patch cabloycluster shop --type=merge --patch '{patch}'"));
     let edited = Instant::now();
     stage.kubectl(&["patch", "cabloycluster", "shop", "--type=merge", "--patch", patch]).await;
     try_until("the edit at the agents", Duration::from_secs(20), async || {
@@ -95,29 +128,18 @@ async fn demo() -> Result<()> {
         })
     })
     .await?;
-    story.say(format_args!("an agent has it after {} ms; the app reads it at boot, so its pods are rolled", edited.elapsed().as_millis()));
+    say(format_args!(
+        "an agent has it after {} ms; the app reads it at boot, so its pods are rolled",
+        edited.elapsed().as_millis()
+    ));
     try_until("visits on redis-other", POD, async || {
         stage.ask::<Option<i64>>("redis-other", &["GET", "cache_shop:restock"]).await
     })
     .await?;
     stage.rolled_out("deployment/shop-web").await;
-    story.app_log(&stage, Duration::from_secs(5)).await;
+    story.app_log(stage, Duration::from_secs(5)).await;
     let count: i64 = stage.ask("redis-other", &["GET", "cache_shop:restock"]).await;
-    story.say(format_args!("redis-cli -h redis-other GET cache_shop:restock -> {count}"));
-
-    if keep {
-        story.step("It stays, as KEEP=1 asks. To look around, and to end it:");
-        story.say(format_args!("export KUBECONFIG={} PATH={}:$PATH", cluster.kubeconfig().display(), cluster.info().bin.display()));
-        story.say("kubectl get cbc,pods,configmaps; kubectl describe cbc shop; kubectl edit cbc shop");
-        story.say(format_args!("cargo run -p cabloy-tests --bin cabloy-test-cluster -- down --dir {}", kept_dir()?.display()));
-        return Ok(());
-    }
-    story.step("Gone again: the resource is deleted, and the Deployment is as its user wrote it");
-    stage.kubectl(&["delete", "cabloycluster", "shop", "--timeout=120s"]).await;
-    stage.rolled_out("deployment/shop-web").await;
-    story.lines(&stage.kubectl(&["get", "configmaps,pods", "--selector=app notin (nothing)"]).await);
-    cluster.stop()?;
-    story.say(format_args!("done in {} s; nothing is left on this machine but the build caches", story.began.elapsed().as_secs()));
+    say(format_args!("redis-cli -h redis-other GET cache_shop:restock -> {count}"));
     Ok(())
 }
 
@@ -129,6 +151,16 @@ fn kept_dir() -> Result<PathBuf> {
 /// A file of the checkout.
 fn checkout(file: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file).display().to_string()
+}
+
+fn say(line: impl Display) {
+    println!("         {line}");
+}
+
+fn lines(text: &str) {
+    for line in text.lines() {
+        say(format_args!("  {line}"));
+    }
 }
 
 /// Tells what happens.
@@ -145,16 +177,6 @@ impl Story {
         println!("\n\x1b[1m[{:>4} s] {}. {title}\x1b[0m", self.began.elapsed().as_secs(), self.step);
     }
 
-    fn say(&self, line: impl Display) {
-        println!("         {line}");
-    }
-
-    fn lines(&self, text: &str) {
-        for line in text.lines() {
-            self.say(format_args!("  {line}"));
-        }
-    }
-
     /// Tells what the app prints, for a while.
     async fn app_log(&mut self, stage: &Stage, time: Duration) {
         let until = Instant::now() + time;
@@ -164,7 +186,7 @@ impl Story {
             let log = stage.cluster.kubectl(&[&["--namespace", NAMESPACE], &args[..]].concat()).await.stdout;
             for line in log.lines().filter(|line| line.starts_with("shop-web")) {
                 if self.told.insert(line.to_owned()) {
-                    self.say(format_args!("  app: {line}"));
+                    say(format_args!("  app: {line}"));
                 }
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -182,10 +204,10 @@ impl Story {
         })
         .await
         .map_err(|error| anyhow!("{error}"))?;
-        self.say(format_args!("{pod} led with token {token}; now {next} leads"));
+        say(format_args!("{pod} led with token {token}; now {next} leads"));
         for found in stage.pods().await {
             if found.name_any() == next {
-                self.say(format_args!("{next} answers at {}", found.status.and_then(|s| s.pod_ip).unwrap_or_default()));
+                say(format_args!("{next} answers at {}", found.status.and_then(|s| s.pod_ip).unwrap_or_default()));
             }
         }
         Ok(Duration::try_from(since.duration_since(from)).unwrap_or_default())
