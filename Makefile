@@ -13,7 +13,7 @@ test: setup
 
 # The whole product on a real node of its own, told as it happens; KEEP=1 leaves it running.
 demo: setup
-	@cargo run --quiet -p cabloy-tests --bin cabloy-demo
+	@RUST_BACKTRACE=0 cargo run --quiet -p cabloy-tests --bin cabloy-demo
 
 # The images of agent and operator as tar files for `ctr images import`; prints their paths. Needs root and buildah, and no
 # registry.

@@ -394,9 +394,10 @@ fn supervisor() -> anyhow::Result<PathBuf> {
     if let Some(path) = env::var_os(format!("CARGO_BIN_EXE_{SUPERVISOR}")) {
         return Ok(path.into());
     }
-    let test = env::current_exe()?;
-    // target/debug/deps/test-0123456789abcdef
-    let folder = test.ancestors().nth(2).context("a test in a target folder")?;
+    let program = env::current_exe()?;
+    let folder = program.parent().context("a program in a target folder")?;
+    // A test is target/debug/deps/test-0123456789abcdef, the demo target/debug/cabloy-demo.
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--package", "cabloy-tests", "--bin", SUPERVISOR]);

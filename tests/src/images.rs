@@ -359,7 +359,7 @@ impl Store {
             run(Command::new("debootstrap")
                 .args(["--variant=minbase", "--include=ca-certificates,gcc,libc6-dev", suite])
                 .arg(root)
-                .arg(debian_mirror(suite)))?;
+                .arg(debian_mirror(suite)?))?;
             for left in ["var/cache/apt/archives", "var/lib/apt/lists"] {
                 fs::remove_dir_all(root.join(left))?;
             }
@@ -388,14 +388,12 @@ impl Store {
     }
 }
 
-/// The mirror that this machine's apt uses for a Debian suite; Debian's own when apt names none.
-fn debian_mirror(suite: &str) -> String {
+/// The mirror that this machine's apt uses for a Debian suite.
+fn debian_mirror(suite: &str) -> Result<String> {
     let filters = ["Created-By: Packages".to_owned(), format!("Codename: {suite}")];
-    let listed = Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).args(filters).output();
-    listed
-        .ok()
-        .and_then(|output| Some(String::from_utf8_lossy(&output.stdout).lines().next()?.to_owned()))
-        .unwrap_or_else(|| "https://deb.debian.org/debian".to_owned())
+    let listed = output(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).args(filters))?;
+    let first = listed.lines().next().map(str::to_owned);
+    first.with_context(|| format!("apt knows no mirror of Debian {suite}: run apt-get update"))
 }
 
 /// Copies programs of this machine into a root folder, with a small shell and all that they load.
