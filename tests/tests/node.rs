@@ -3,15 +3,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use cabloy_crds::agent_status::AgentStatus;
 use cabloy_tests::{
     require_node,
     stage::{Call, OPERATOR, POD, SERVERS, Stage, shop_manifest},
     wait::until,
 };
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
+use k8s_openapi::{
+    api::{apps::v1::Deployment, core::v1::ConfigMap},
+    jiff::Timestamp,
+};
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::{Value, json};
 
@@ -35,7 +39,7 @@ fn assert_each_second_once(ticks: &BTreeMap<String, usize>) {
     assert!(doubled.is_empty(), "doubled: {doubled:?}");
     let seconds: Vec<i64> = ticks
         .keys()
-        .map(|tick| tick.parse::<k8s_openapi::jiff::Timestamp>().unwrap_or_else(|e| panic!("{tick}: {e}")).as_second())
+        .map(|tick| tick.parse::<Timestamp>().unwrap_or_else(|e| panic!("{tick}: {e}")).as_second())
         .collect();
     let missed: Vec<_> = seconds.windows(2).filter(|pair| pair[1] - pair[0] != 1).collect();
     assert!(missed.is_empty(), "missed ticks between {missed:?} of {seconds:?}");
@@ -87,7 +91,8 @@ async fn an_edited_role_reaches_agents_at_once_and_rolls_only_what_must() {
     let cluster = require_node!();
     let stage = Stage::new(cluster, "edit", &[&SERVERS[..], &["redis-other"]].concat()).await;
     stage.app(2, "1").await;
-    stage.apply(&shop_manifest(&json!({"schedules": ticking()}))).await;
+    let manual = json!({"schedules": ticking(), "rollout": {"onRedisChange": "Manual"}});
+    stage.apply(&shop_manifest(&manual)).await;
     stage.condition("Ready", "True", "", POD).await;
 
     let maps = Api::<ConfigMap>::namespaced(stage.client.clone(), &stage.namespace);
@@ -95,63 +100,69 @@ async fn an_edited_role_reaches_agents_at_once_and_rolls_only_what_must() {
         let list = maps.list(&ListParams::default().labels("cabloy.io/cluster=shop")).await.unwrap();
         list.items.iter().map(|map| (map.name_any(), map.resource_version())).collect()
     };
-    let deployments = Api::<Deployment>::namespaced(stage.client.clone(), &stage.namespace);
-    let boot = async || {
-        let template = deployments.get("shop-web").await.unwrap().spec.unwrap().template;
-        template.metadata.unwrap().annotations.unwrap()["cabloy.io/boot"].clone()
+    let edit = async |patch: &str| {
+        stage.kubectl(&["patch", "cabloycluster", "shop", "--type=merge", "--patch", patch]).await;
     };
-    let (before, old_boot) = (versions().await, boot().await);
+    let names = async || stage.pods().await.iter().map(ResourceExt::name_any).collect::<BTreeSet<_>>();
+    let (before, pods) = (versions().await, names().await);
 
-    // A role that the app reads at boot.
-    let edited = Instant::now();
-    stage
-        .kubectl(&[
-            "patch",
-            "cabloycluster",
-            "shop",
-            "--type=merge",
-            "--patch",
-            r#"{"spec":{"redis":{"roles":{"cache":{"host":"redis-other"}}}}}"#,
-        ])
+    // Kubelet's own pace is a minute; of a few edits the quickest counts, for the machine may be busy with others.
+    let mut quickest = Duration::MAX;
+    for db in 1..=3 {
+        let server = format!("redis-other:6379/{db}");
+        let edited = Timestamp::now();
+        edit(&format!(r#"{{"spec":{{"redis":{{"roles":{{"cache":{{"host":"redis-other","db":{db}}}}}}}}}}}"#)).await;
+        let loaded = until(&format!("{server} at all agents"), Duration::from_secs(30), async || {
+            let agents = stage.agents().await;
+            let told = |agent: &AgentStatus| {
+                agent
+                    .config
+                    .roles
+                    .get("cache")
+                    .is_some_and(|servers| servers.as_slice() == std::slice::from_ref(&server))
+            };
+            (agents.len() == 2 && agents.iter().all(told))
+                .then(|| agents.iter().filter_map(|agent| agent.config.loaded_at).max())
+                .flatten()
+        })
         .await;
-    until("the role at the agents", Duration::from_secs(10), async || {
-        let agents = stage.agents().await;
-        let told: Vec<_> = agents.iter().map(|a| a.config.roles.get("cache").cloned().unwrap_or_default()).collect();
-        (!told.is_empty() && told.iter().any(|e| e.contains(&"redis-other:6379/0".to_owned())))
-            .then_some(())
-            .ok_or_else(|| format!("{told:?}"))
-    })
-    .await;
-    let took = edited.elapsed();
-    assert!(took < Duration::from_secs(3), "an edit took {took:?} to the first agent");
+        quickest = quickest.min(Duration::try_from(loaded.duration_since(edited)).unwrap_or_default());
+    }
+    assert!(quickest < Duration::from_secs(1), "the quickest edit was at all agents after {quickest:?}");
 
-    stage.condition("Ready", "True", "", POD).await;
     let after = versions().await;
     let changed: BTreeSet<_> = before
         .iter()
         .filter(|(name, version)| after.get(*name) != Some(version))
         .map(|(name, _)| name.as_str())
         .collect();
-    assert!(changed.contains("shop-redis-cache"), "{changed:?}");
-    for role in ["redlock", "queue"] {
-        assert!(!changed.contains(format!("shop-redis-{role}").as_str()), "role {role} was not edited: {changed:?}");
+    assert_eq!(changed, BTreeSet::from(["shop-redis-cache"]), "no other role's ConfigMap, and no agent's");
+
+    // Manual: no pod was rolled, and a pod of the old ReplicaSet that comes later boots on the old endpoints too.
+    stage.condition("RolledOut", "False", "RolloutPending", OPERATOR).await;
+    assert_eq!(names().await, pods);
+    let gone = pods.first().unwrap();
+    stage.kubectl(&["delete", "pod", gone]).await;
+    stage.rolled_out("deployment/shop-web").await;
+    let new = names().await.into_iter().find(|name| !pods.contains(name)).unwrap();
+    let boots_on = async |pod: &str| {
+        stage.kubectl(&["exec", pod, "--container=app", "--", "cat", "/etc/cabloy/boot/cache.json"]).await
+    };
+    assert!(boots_on(&new).await.contains(r#""host": "redis-main""#), "as its ReplicaSet does");
+
+    // Restart: now the pods are rolled onto the new endpoints.
+    edit(r#"{"spec":{"rollout":{"onRedisChange":"Restart"}}}"#).await;
+    stage.condition("RolledOut", "False", "RollingOut", OPERATOR).await;
+    stage.condition("Ready", "True", "", POD).await;
+    let pods = names().await;
+    for pod in &pods {
+        assert!(boots_on(pod).await.contains(r#""host": "redis-other""#));
     }
-    assert_ne!(boot().await, old_boot, "the pods were rolled onto a new boot configuration");
 
     // A schedule is the agents' alone: no pod is rolled.
-    let pods: BTreeSet<_> = stage.pods().await.iter().map(ResourceExt::name_any).collect();
-    stage
-        .kubectl(&[
-            "patch",
-            "cabloycluster",
-            "shop",
-            "--type=merge",
-            "--patch",
-            r#"{"spec":{"schedules":[{"name":"tock","every":"1s","target":{"http":{"path":"/tock"}}}]}}"#,
-        ])
-        .await;
+    edit(r#"{"spec":{"schedules":[{"name":"tock","every":"1s","target":{"http":{"path":"/tock"}}}]}}"#).await;
     more_ticks(&stage, "/tock", 2).await;
-    assert_eq!(stage.pods().await.iter().map(ResourceExt::name_any).collect::<BTreeSet<_>>(), pods);
+    assert_eq!(names().await, pods);
 }
 
 #[tokio::test]
@@ -190,7 +201,7 @@ async fn a_killed_leader_is_followed_within_the_ttl_and_a_drained_one_at_once() 
     more_ticks(&stage, "/tick", 2).await;
 
     stage.kill(&first).await;
-    let at = k8s_openapi::jiff::Timestamp::now();
+    let at = Timestamp::now();
     let second = until("another leader", Duration::from_secs(20), async || {
         let agents = stage.agents().await;
         let next = agents
@@ -205,7 +216,7 @@ async fn a_killed_leader_is_followed_within_the_ttl_and_a_drained_one_at_once() 
 
     // Orderly: kubelet calls the agent's preStop, which resigns long before the app has ended.
     let (second, token) = stage.leader(OPERATOR).await;
-    let at = k8s_openapi::jiff::Timestamp::now();
+    let at = Timestamp::now();
     stage.kubectl(&["delete", "pod", &second, "--wait=false"]).await;
     let since = until("the next leader", Duration::from_secs(20), async || {
         stage.agents().await.into_iter().find_map(|a| {

@@ -528,6 +528,35 @@ async fn users_go_on_working_on_their_workload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_helm_upgrade_of_the_users_chart_leaves_the_agent() {
+    let stage = Stage::set("helm").await;
+    let chart = tempfile::tempdir().expect("a folder for the user's chart");
+    let write = |name: &str, text: &str| std::fs::write(chart.path().join(name), text).expect("a file of the chart");
+    std::fs::create_dir(chart.path().join("templates")).expect("a folder of the chart");
+    write("Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n");
+    write("values.yaml", "tag: '1'\n");
+    let manifest = deployment("web").to_string().replace("shop:1", "shop:{{ .Values.tag }}");
+    write("templates/web.yaml", &manifest);
+    let folder = chart.path().to_string_lossy().into_owned();
+    let helm = async |args: &[&str]| {
+        let _ = stage.cluster.helm(&[args, &["--namespace", &stage.namespace]].concat()).await.success();
+    };
+
+    helm(&["install", "shop", &folder]).await;
+    stage.apply(&shop(&json!({}))).await;
+    let ours = stage.await_agent("deployment", "web").await;
+    helm(&["upgrade", "shop", &folder, "--set-string", "tag=2"]).await;
+    let upgraded = stage.get("deployment", "web").await;
+    assert_eq!(upgraded["spec"]["template"]["spec"]["containers"][0]["image"], "shop:2", "theirs is theirs");
+    assert_eq!(agent(&upgraded), agent(&ours), "and ours is ours");
+    helm(&["rollback", "shop", "1"]).await;
+    let back = stage.get("deployment", "web").await;
+    assert_eq!(back["spec"]["template"]["spec"]["containers"][0]["image"], "shop:1");
+    assert_eq!(agent(&back), agent(&ours));
+    stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_another_manager_wrote_back_goes_as_well() {
     let stage = Stage::set("written-back").await;
     let user = deployment("web");
