@@ -32,4 +32,7 @@ lint:
 
 # What a bare Debian machine lacks; elsewhere, or without root, the tests that need it say so themselves.
 setup:
+	@for tool in cargo go node npm; do \
+		command -v $$tool > /dev/null || { echo "$$tool is missing: install Rust 1.95, Go 1.26 and Node.js 20, or later ones"; exit 1; }; \
+	done
 	@if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then tests/setup-debian.sh; fi
