@@ -28,7 +28,7 @@ const MESSAGE_LIMIT: usize = 200;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The longest time that the app may have the agent wait before it asks again.
-const AGAIN_LIMIT: Duration = Duration::from_secs(60);
+const AGAIN_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long a health check may take.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -42,10 +42,10 @@ const NAP: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// How long after the deadline the result of a run is still tried to be recorded.
-const FINISH: Duration = Duration::from_secs(60);
+const FINISH: Duration = Duration::from_mins(1);
 
 /// How long an agent tries to say that an attempt it claimed has not begun, and how often.
-const DISOWN: Duration = Duration::from_secs(60);
+const DISOWN: Duration = Duration::from_mins(1);
 const DISOWN_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long an engine that stops waits for claims that are on their way.

@@ -22,7 +22,7 @@ use crate::startup::{Plan, Task};
 const POLL: Duration = Duration::from_secs(1);
 
 /// The longest sleep when nothing is to be asked.
-const NAP: Duration = Duration::from_secs(60);
+const NAP: Duration = Duration::from_mins(1);
 
 /// How an attempt at a task of scope `Instance` ended: its id, its nonce, and the outcome; none past the deadline.
 type Ended = (String, String, Option<Outcome>);

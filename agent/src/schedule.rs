@@ -17,7 +17,7 @@ use crate::ledger::Record;
 use crate::runs::{Ending, Next, Policy, Run, between, plus, whole_ms};
 
 /// A tick that could not be started within this time after it fell due is missed: it is counted, and never run.
-pub const MISFIRE: Duration = Duration::from_secs(60);
+pub const MISFIRE: Duration = Duration::from_mins(1);
 
 /// How many results a schedule remembers.
 const RESULTS: usize = 10;

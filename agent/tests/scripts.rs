@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 /// Longer than any test: no lock runs out.
-const TTL: Duration = Duration::from_secs(600);
+const TTL: Duration = Duration::from_mins(10);
 
 fn agent() -> impl Strategy<Value = AgentId> {
     // One is how the other begins.

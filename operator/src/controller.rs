@@ -45,10 +45,10 @@ use crate::{
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 
 /// The longest delay after failures.
-const LAST_DELAY: Duration = Duration::from_secs(120);
+const LAST_DELAY: Duration = Duration::from_mins(2);
 
 /// Everything is looked at so often even if nothing was heard of it.
-const RESYNC: Duration = Duration::from_secs(600);
+const RESYNC: Duration = Duration::from_mins(10);
 
 /// How often a deletion looks whether the pods have gone; their own events tell it sooner.
 const WITHDRAW_PACE: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const LIMIT: usize = 3;
 
 /// … within this time are enough.
-const WINDOW: Duration = Duration::from_secs(600);
+const WINDOW: Duration = Duration::from_mins(10);
 
 /// What is remembered of one workload.
 #[derive(Clone, Debug, Default)]

@@ -29,7 +29,7 @@ use crate::{
 const SERVER: &str = include_str!("../fixtures/server.js");
 
 /// How long pods may take to come and go on a busy machine.
-pub const POD: Duration = Duration::from_secs(120);
+pub const POD: Duration = Duration::from_mins(2);
 
 /// How long the operator may take to say something.
 pub const OPERATOR: Duration = Duration::from_secs(40);

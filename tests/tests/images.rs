@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// Runs a container to its end and returns what it wrote. It may write nowhere, has an id that no image knows, and no rights.
 async fn run(cluster: &Cluster, namespace: &Namespace, name: &str, container: Value) -> String {
     apply(cluster, namespace, name, container).await;
-    let phase = wait::until(name, Duration::from_secs(60), async || {
+    let phase = wait::until(name, Duration::from_mins(1), async || {
         let path = ["get", "pod", name, "--output=jsonpath={.status.phase}", "--namespace", namespace];
         let phase = cluster.kubectl(&path).await.success();
         if ["Succeeded", "Failed"].contains(&phase.as_str()) { Ok(phase) } else { Err(phase) }
@@ -76,7 +76,7 @@ async fn redis_stands_in_for_the_public_image() {
         ("command", json!({"image": image, "command": ["redis-server", "--save", "", "--port", "6400"]})),
     ] {
         apply(cluster, &namespace, name, container).await;
-        let address = wait::until(name, Duration::from_secs(60), async || {
+        let address = wait::until(name, Duration::from_mins(1), async || {
             let path = ["get", "pod", name, "--output=jsonpath={.status.podIP}", "--namespace", &namespace];
             Some(cluster.kubectl(&path).await.success()).filter(|ip| !ip.is_empty())
         })

@@ -9,7 +9,7 @@ use std::{
 use cabloy_crds::agent_status::AgentStatus;
 use cabloy_tests::{
     require_node,
-    stage::{Call, OPERATOR, POD, SERVERS, Stage, shop_manifest},
+    stage::{Call, OPERATOR, POD, SERVERS, Stage, app_manifest, shop_manifest},
     wait::until,
 };
 use k8s_openapi::{
@@ -48,7 +48,7 @@ fn assert_each_second_once(ticks: &BTreeMap<String, usize>) {
 /// Waits for so many more ticks of a path than there are.
 async fn more_ticks(stage: &Stage, path: &str, count: usize) {
     let seen = ticks(&stage.calls().await, path).len();
-    until(&format!("{count} more ticks"), Duration::from_secs(60), async || {
+    until(&format!("{count} more ticks"), Duration::from_mins(1), async || {
         let now = ticks(&stage.calls().await, path).len();
         (now >= seen + count).then_some(()).ok_or_else(|| format!("{} of them", now - seen))
     })
@@ -346,6 +346,30 @@ async fn what_is_wrong_is_a_condition_and_heals_when_mended() {
     // No value of a Secret is anywhere but in the Secret.
     let everything = stage.kubectl(&["get", "configmaps,pods,events,cabloyclusters", "--output=yaml"]).await;
     assert!(everything.contains("redlock") && !everything.contains("mistyped"), "a password shows");
+}
+
+#[tokio::test]
+async fn a_workload_that_is_not_there_or_taken_is_a_condition_and_heals() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "workloads", &SERVERS).await;
+    stage.app(1, "1").await;
+    let both = json!({"workloads": [{"name": "shop-web"}, {"name": "shop-late"}], "schedules": ticking()});
+    stage.apply(&shop_manifest(&both)).await;
+    let message = stage.condition("WorkloadsApplied", "False", "WorkloadNotFound", OPERATOR).await;
+    assert!(message.contains("Deployment shop-late") && message.contains("create it"), "{message}");
+    more_ticks(&stage, "/tick", 1).await;
+    stage.apply(&app_manifest("shop-late", 1, "1")).await;
+    stage.condition("Ready", "True", "", POD).await;
+
+    // A second resource for the same workloads waits until the first is gone.
+    let twin = shop_manifest(&both).replace(r#"{"name":"shop"}"#, r#"{"name":"twin"}"#);
+    stage.apply(&twin).await;
+    let reason = r#"--for=jsonpath={.status.conditions[?(@.type=="WorkloadsApplied")].reason}=AlreadyClaimed"#;
+    stage.kubectl(&["wait", "cabloycluster/twin", reason, "--timeout=40s"]).await;
+    let said = stage.kubectl(&["describe", "cabloycluster", "twin"]).await;
+    assert!(said.contains("it belongs to CabloyCluster shop"), "{said}");
+    stage.kubectl(&["delete", "cabloycluster", "shop", "--timeout=120s"]).await;
+    stage.kubectl(&["wait", "cabloycluster/twin", "--for=condition=Ready", "--timeout=120s"]).await;
 }
 
 #[tokio::test]

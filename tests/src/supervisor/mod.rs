@@ -46,7 +46,7 @@ pub const MARKER: &str = "CABLOY_TEST_CLUSTER";
 const ATTEMPTS: u32 = 3;
 
 /// How long each step of a start may take; a loaded machine needs several times what an idle one does.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What a cluster consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -104,7 +104,7 @@ pub fn down(dir: &Path) -> anyhow::Result<()> {
             drop(order);
             // Alive, since it holds its lock; so its id is its own.
             signal(record.pid, Signal::TERM);
-            try_until_blocking("the end of the supervisor", Duration::from_secs(60), || !path.exists())?;
+            try_until_blocking("the end of the supervisor", Duration::from_mins(1), || !path.exists())?;
         }
     }
     Ok(())

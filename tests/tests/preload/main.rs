@@ -348,7 +348,7 @@ fn a_real_app_boots_on_it() {
         let master = Process::spawn("egg", command, &log).unwrap();
         let read = || fs::read_to_string(&log).unwrap();
         let wait = |what: &str, holds: &dyn Fn() -> bool| {
-            let held = try_until_blocking(what, Duration::from_secs(60), holds);
+            let held = try_until_blocking(what, Duration::from_mins(1), holds);
             held.unwrap_or_else(|error| panic!("{node}: {error}: {}", tail(&log, 20)));
         };
         let seen = |count: usize| {
