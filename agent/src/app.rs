@@ -24,6 +24,9 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// The longest part of an answer that is kept as a message, in characters.
 const MESSAGE_LIMIT: usize = 200;
 
+/// How long after a call that did not reach the app the next one is made.
+const NOT_REACHED_PAUSE: Duration = Duration::from_millis(500);
+
 /// How long to wait before asking again after a 409, or a 202 that is not over, unless the app says otherwise.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -173,6 +176,7 @@ impl App {
 
     async fn until_over(&self, call: &Call) -> Called {
         let mut poll: Option<String> = None;
+        let mut reached = false;
         loop {
             let answer = match &poll {
                 None => self.ask(call).await,
@@ -181,9 +185,11 @@ impl App {
             let meaning = match answer {
                 // A poll that fails says nothing about the run.
                 Err(_) if poll.is_some() => Meaning::Running(AGAIN),
+                Err(error @ CallError::Connect { .. }) if !reached => Meaning::Over(not_reached(&error)),
                 Err(error) => Meaning::Over(failed(&error)),
                 Ok(response) => read_answer(self.generation, &response, poll.is_some(), Timestamp::now()),
             };
+            reached = true;
             match meaning {
                 Meaning::Over(outcome) => return Called { outcome, stale: None },
                 Meaning::Stale { highest, outcome } => {
@@ -282,6 +288,12 @@ fn headers(call: &Call, target: &HttpTarget) -> Result<HeaderMap, http::Error> {
         texts.push(("content-type", "application/json".to_owned()));
     }
     texts.into_iter().map(|(name, text)| Ok((HeaderName::from_static(name), HeaderValue::try_from(text)?))).collect()
+}
+
+/// A call that the app has not even heard: it is about to end, or not there yet, and a tick must not be lost by that.
+fn not_reached(error: &CallError) -> Outcome {
+    let pause = u64::try_from(NOT_REACHED_PAUSE.as_millis()).ok();
+    Outcome { kind: OutcomeKind::NotBegun, retry_after_ms: pause, ..failed(error) }
 }
 
 /// A call that came to no answer.

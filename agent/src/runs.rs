@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Record, RunResult};
 
+/// How many attempts that never began a run may have beyond its retries: an end, should an app never be reached.
+const NOT_BEGUN_LIMIT: u32 = 60;
+
 /// What a claim says beside attempt and nonce; the data of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claimed {
@@ -55,7 +58,8 @@ pub enum OutcomeKind {
     Refused,
     /// As `Refused`, and the app wants no further ticks of this schedule.
     Disabled,
-    /// It was claimed, and the app has not been called: the term ended before a majority took the claim.
+    /// It was claimed, and the app knows nothing of it: the term ended before a majority took the claim, or there was no
+    /// connection to the app.
     NotBegun,
 }
 
@@ -202,8 +206,11 @@ impl Run {
             }
             Stage::Ended(outcome) => match outcome.kind {
                 OutcomeKind::Done => over(Verdict::Done, "", "", false),
-                // No attempt of the app's: not one of its retries either.
-                OutcomeKind::NotBegun => Next::Claim(attempt.number + 1),
+                // No attempt of the app's, and so none of its retries either.
+                OutcomeKind::NotBegun if attempt.number <= policy.retry.limit.saturating_add(NOT_BEGUN_LIMIT) => {
+                    let at = plus(outcome.at, Duration::from_millis(outcome.retry_after_ms.unwrap_or_default()));
+                    if now < at { Next::Wait(at) } else { Next::Claim(attempt.number + 1) }
+                }
                 OutcomeKind::Failed if again => {
                     let pause =
                         policy.retry.delay_ms(attempt.number + 1).max(outcome.retry_after_ms.unwrap_or_default());
@@ -388,6 +395,18 @@ mod tests {
         let result = RunResult { nonce: "n1".into(), done: not_begun.is_final(), data: json!(not_begun) };
         let run = Run::from_record(&record(1, 300_000, vec![result]));
         assert_eq!(run.next(&policy, at(200)), Next::Claim(2), "though no retry is allowed");
+        let mut run = Run::new("s/a/1".into());
+        for (number, next) in [(1, Next::Wait(at(700))), (60, Next::Wait(at(700)))] {
+            claim(&mut run, number, 300_000);
+            run.begun_here();
+            run.ended(&format!("n{number}"), Outcome { retry_after_ms: Some(500), ..Outcome::not_begun(at(200)) });
+            assert_eq!(run.next(&policy, at(699)), next);
+            assert_eq!(run.next(&policy, at(700)), Next::Claim(number + 1));
+        }
+        claim(&mut run, 61, 300_000);
+        run.begun_here();
+        run.ended("n61", Outcome::not_begun(at(200)));
+        assert_eq!(verdict(&run.next(&policy, at(700))), Some((Verdict::Failed, 61)), "but not for ever");
     }
 
     #[test]
