@@ -389,6 +389,7 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -518,5 +519,48 @@ mod tests {
     fn long_messages_are_cut_between_characters() {
         assert_eq!(shorten(&"ü".repeat(300)).chars().count(), MESSAGE_LIMIT + 1);
         assert_eq!(shorten("short"), "short");
+    }
+
+    async fn called(port: u16) -> Outcome {
+        let app = App { generation: Generation::Generic, port, health: Health::Tcp {} };
+        let call = Call {
+            cluster: "prod/shop".into(),
+            kind: "schedule",
+            name: "tick".into(),
+            run: "2026-11-23T10:00:00Z".into(),
+            time: now(),
+            token: Some(1),
+            attempt: 1,
+            deadline: crate::runs::plus(Timestamp::now(), Duration::from_secs(20)),
+            trace: 1,
+            target: Target::Http(HttpTarget { path: "/tick".into(), method: Method::Post, body: None }),
+        };
+        app.call(&call).await.expect("an outcome before the deadline").outcome
+    }
+
+    #[tokio::test]
+    async fn only_what_the_app_never_heard_of_has_not_begun() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // The app says that the run goes on, and is gone when it is asked again.
+        let app = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            drop(listener);
+            let mut stream = tokio::io::BufReader::new(stream);
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                stream.read_line(&mut line).await.unwrap();
+            }
+            let answer = b"HTTP/1.1 409 Conflict\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+        };
+        let (outcome, ()) = tokio::join!(called(port), app);
+        assert_eq!((outcome.kind, &*outcome.reason), (OutcomeKind::Failed, "NoConnection"), "it had begun");
+
+        let outcome = called(port).await;
+        assert_eq!((outcome.kind, &*outcome.reason), (OutcomeKind::NotBegun, "NoConnection"));
+        assert_eq!(outcome.retry_after_ms, Some(500));
+        assert!(!outcome.is_final());
     }
 }
