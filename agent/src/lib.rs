@@ -1,7 +1,8 @@
 //! The agent beside a `CabloyJS` app: elects one leader with Redlock, and on the leader runs schedules and startup tasks
 //! by calling the app.
 //!
-//! * [`clock`], [`redlock`], [`election`] and [`ledger`]: who leads, and what is remembered whoever does.
+//! * [`clock`], [`masters`], [`election`] and [`ledger`]: who leads, and what is remembered whoever does; the protocol
+//!   itself is the crate `cabloy-redlock`.
 //! * [`files`] and [`reload`]: what the agent works by.
 //! * [`schedule`], [`startup`] and [`runs`]: what is due and what comes next; pure.
 //! * [`engine`] and [`gate`]: carry that out, on the leader and on each pod.
@@ -21,8 +22,8 @@ pub mod files;
 pub mod gate;
 pub mod health;
 pub mod ledger;
+pub mod masters;
 pub mod metrics;
-pub mod redlock;
 pub mod reload;
 pub mod runs;
 pub mod schedule;

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{Record, RunResult};
-use super::{AgentId, Owner};
+use crate::record::{Record, RunResult};
+use crate::{AgentId, Owner};
 
 /// One life of a node's memory: every answer names it, and answers of a life that is gone never count (PROTOCOL 9).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation {
     /// Run id of the server process.
     pub run: Arc<str>,
-    /// Mark of the moment the memory was begun or seeded.
+    /// Mark under which the memory was seeded, or, of an amnesiac node, is about to be; empty if there is none.
     pub mark: Arc<str>,
 }
 
 /// A command to one node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     /// Lock and promise (PROTOCOL 1).
     Grant {
@@ -71,6 +71,25 @@ pub enum Request {
         /// How the attempt ended.
         result: Arc<RunResult>,
     },
+    /// Marks an amnesiac node as about to be seeded (PROTOCOL 7a, 8); a later mark takes the place of an earlier one.
+    Mark {
+        /// Never used before, by anybody.
+        mark: Arc<str>,
+    },
+    /// What an amnesiac node still holds, from before it lost its memory; only while it bears this mark (PROTOCOL 8).
+    Recall {
+        /// The life that was marked.
+        life: Incarnation,
+    },
+    /// A memory for an amnesiac node; only while it bears this mark (PROTOCOL 7d).
+    Seed {
+        /// The life that was marked, which begins with this.
+        life: Incarnation,
+        /// Its promise.
+        promised: u64,
+        /// All its records.
+        records: Arc<[Arc<Record>]>,
+    },
     /// Records as they are here; no fence, so nothing may be concluded for an election.
     Look {
         /// Which.
@@ -88,7 +107,7 @@ pub enum Request {
 }
 
 /// One record of a [`Request::Put`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// What to store.
     pub record: Arc<Record>,
@@ -110,20 +129,31 @@ impl Request {
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Grant { .. } | Self::Renew { .. } | Self::Release { .. } | Self::Stand { .. } => Lane::Lock,
-            Self::Read { .. } | Self::Put { .. } | Self::Finish { .. } | Self::Look { .. } | Self::Forget { .. } => {
-                Lane::Ledger
-            }
+            Self::Grant { .. }
+            | Self::Renew { .. }
+            | Self::Release { .. }
+            | Self::Stand { .. }
+            | Self::Mark { .. } => Lane::Lock,
+            Self::Read { .. }
+            | Self::Put { .. }
+            | Self::Finish { .. }
+            | Self::Look { .. }
+            | Self::Forget { .. }
+            | Self::Recall { .. }
+            | Self::Seed { .. } => Lane::Ledger,
         }
     }
 }
 
 /// What a node answers to any [`Request`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reply {
     /// Of the memory that answered.
     pub incarnation: Incarnation,
-    /// The highest token it has promised.
+    /// The memory was seeded under this run of the server. If not, the node is *amnesiac*: it has no say, and what it
+    /// holds is of the past.
+    pub intact: bool,
+    /// The highest token it has promised, as far as it remembers.
     pub promised: u64,
     /// Whose lock it holds now, and for how long; without an end for a foreign lock that has none.
     pub owner: Option<(Owner, Option<Duration>)>,
@@ -138,18 +168,18 @@ pub struct Reply {
 }
 
 /// The part of a reply that depends on the request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Body {
     /// Nothing.
     Empty,
-    /// To a [`Request::Read`] or [`Request::Look`].
+    /// To a [`Request::Read`], [`Request::Look`] or [`Request::Recall`].
     Records(Vec<Record>),
     /// To a [`Request::Put`], in its order.
     Verdicts(Vec<Verdict>),
 }
 
 /// What a node did with one record.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Stored, or it was there already.
     Stored,
@@ -160,7 +190,7 @@ pub enum Verdict {
 }
 
 /// A message on the wake channel of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wake {
     /// A leader renewed its lock. It spares those who wait every question.
     Held {

@@ -5,12 +5,14 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::seed::{Bootstrap, Seeding};
 use super::{Action, Core, News, NodeId, Purpose, Timer, Told};
 use crate::clock::Instant;
-use crate::election::Candidacy;
-use crate::redlock::Owner;
-use crate::redlock::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
-use crate::redlock::record::{self, Record, Records};
+use crate::Candidacy;
+use crate::Owner;
+use crate::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
+use crate::record::{self, Record, Records};
+use crate::rule::Rule;
 
 /// The first wait after tries that split the nodes among themselves is random within this; it doubles from there.
 const BACKOFF: Duration = Duration::from_millis(5);
@@ -26,10 +28,12 @@ const TOKEN_LIMIT: u64 = 1 << 53;
 const JUMP_LIMIT: u64 = 1 << 32;
 
 /// Where the agent is in an election.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Phase {
     /// Neither of the others.
     Waiting,
+    /// Giving all nodes a memory, since no majority has one.
+    Bootstrapping(Bootstrap),
     /// Asking for the lock.
     Trying(Try),
     /// Leading.
@@ -37,7 +41,7 @@ pub(super) enum Phase {
 }
 
 /// A try for the lock with one token.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Try {
     token: u64,
     owner: Owner,
@@ -55,7 +59,7 @@ pub(super) struct Try {
 }
 
 /// What a try waits for.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     /// Grants from a majority.
     Granting,
@@ -66,7 +70,7 @@ enum Stage {
 }
 
 /// One question to all nodes that had granted.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Round {
     id: u64,
     /// Nodes that have not answered yet.
@@ -78,7 +82,7 @@ struct Round {
 }
 
 /// A term.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Lead {
     pub(super) token: u64,
     owner: Owner,
@@ -90,9 +94,16 @@ pub(super) struct Lead {
     claim_until: Instant,
     /// When renewals were sent last.
     renewed: Instant,
+    /// Nodes that are being given their memory back.
+    pub(super) seeding: BTreeMap<NodeId, Seeding>,
 }
 
 impl Lead {
+    /// The value of its lock.
+    pub(super) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     /// The order of the next write.
     pub(super) fn next_seq(&mut self) -> u64 {
         self.seq += 1;
@@ -140,13 +151,22 @@ impl Core {
             return;
         }
         self.promised = self.promised.max(token);
+        self.led_before = true;
         if self.leads().is_some_and(|mine| mine < token) {
             self.resign();
         }
     }
 
-    pub(super) fn up(&mut self, id: NodeId) {
-        self.nodes[id].up = true;
+    /// What was measured before now means nothing.
+    pub(super) fn paused(&mut self) {
+        for node in &mut self.nodes {
+            (node.lease, node.clock) = (None, None);
+        }
+        self.resign();
+    }
+
+    pub(super) fn up(&mut self, id: NodeId, durable: bool) {
+        (self.nodes[id].up, self.nodes[id].durable) = (true, durable);
         if let Phase::Leading(lead) = &self.phase {
             let (token, owner) = (lead.token, lead.owner.clone());
             self.renew_on(id, token, owner);
@@ -159,6 +179,10 @@ impl Core {
     /// Another one whose lock a majority holds, and until when at the longest.
     fn blocker(&self) -> Option<(Owner, Instant)> {
         let leases = || self.nodes.iter().filter_map(|node| node.seen.as_ref());
+        if !self.rules.hold(Rule::WaitForMajority) {
+            let longest = leases().filter(|lease| lease.until > self.now).max_by_key(|lease| lease.until);
+            return longest.map(|lease| (lease.owner.clone(), lease.until));
+        }
         leases().find_map(|lease| {
             let same = leases().filter(|other| other.owner == lease.owner).map(|other| other.until);
             self.majority_until(same).map(|until| (lease.owner.clone(), until))
@@ -175,8 +199,8 @@ impl Core {
     pub(super) fn consider(&mut self) {
         let barred = self.barred();
         match &self.phase {
-            Phase::Trying(_) => return,
-            Phase::Leading(_) if barred.is_none() => return,
+            Phase::Trying(_) | Phase::Bootstrapping(_) => return,
+            Phase::Leading(_) if barred.is_none() => return self.seed(),
             Phase::Leading(_) => self.resign(),
             Phase::Waiting => {}
         }
@@ -200,7 +224,12 @@ impl Core {
             self.backs_off = false;
             self.set_timer(Timer::Look, until, spread);
         } else if !self.backs_off && self.nodes.iter().filter(|node| node.up).count() >= self.majority() {
-            self.try_for_it();
+            let intact = self.nodes.iter().filter(|node| node.amnesiac.is_none()).count();
+            if intact >= self.majority() {
+                self.try_for_it();
+            } else {
+                self.bootstrap();
+            }
         }
     }
 
@@ -228,7 +257,9 @@ impl Core {
     fn try_for_it(&mut self) {
         let token = self.promised + 1;
         // No token is proposed twice: a grant of the earlier try, since released, would count for the later one.
-        self.promised = token;
+        if self.rules.hold(Rule::FreshToken) {
+            self.promised = token;
+        }
         let revision = self.candidacy.revision;
         let owner = Owner::Agent { agent: self.agent.clone(), revision, token };
         self.phase = Phase::Trying(Try {
@@ -253,20 +284,25 @@ impl Core {
     }
 
     pub(super) fn granted(&mut self, id: NodeId, sent: Instant, token: u64, reply: Option<Reply>) {
-        let lease = sent + self.timing.validity();
+        let lease = self.lease_from(id, sent);
         let majority = self.majority();
         match &mut self.phase {
             Phase::Trying(attempt) if attempt.token == token => {
                 attempt.asked.remove(&id);
                 match reply {
                     Some(reply) if reply.accepted => {
-                        self.nodes[id].lease = Some(lease);
+                        self.nodes[id].lease = lease;
                         attempt.granted.insert(id, reply.incarnation);
                         attempt.noticed |= attempt.granted.len() >= majority;
+                        if let Stage::Reading(round) = &mut attempt.stage
+                            && !self.rules.hold(Rule::LateGrant)
+                        {
+                            round.done.insert(id);
+                        }
                     }
                     Some(reply) => {
                         attempt.armed.remove(&id);
-                        attempt.outbid |= reply.promised >= token && reply.owner.is_none();
+                        attempt.outbid |= reply.intact && reply.promised >= token && reply.owner.is_none();
                     }
                     None => {}
                 }
@@ -278,7 +314,7 @@ impl Core {
             Phase::Leading(lead) if lead.token == token => {
                 self.nodes[id].joining = false;
                 if reply.is_some_and(|reply| reply.accepted) {
-                    self.nodes[id].lease = Some(lease);
+                    self.nodes[id].lease = lease;
                     self.repair(id);
                     self.reckon();
                 }
@@ -286,6 +322,13 @@ impl Core {
             // Of a try that is over: its release follows on the same connection.
             _ => {}
         }
+    }
+
+    /// How long my lock counts on a node that has just answered; not at all if its clock and ours did not keep pace.
+    fn lease_from(&self, id: NodeId, sent: Instant) -> Option<Instant> {
+        let from = if self.rules.hold(Rule::LeaseFromSending) { sent } else { self.now };
+        let validity = if self.rules.hold(Rule::Drift) { self.timing.validity() } else { self.timing.ttl };
+        self.nodes[id].steady.then(|| from + validity)
     }
 
     /// PROTOCOL 2: once a majority has granted, reads from exactly those nodes; gives up when none can any more.
@@ -299,6 +342,9 @@ impl Core {
             }
             return;
         }
+        if !self.rules.hold(Rule::ReadRound) {
+            return self.begin_term(Records::new(), &BTreeSet::new());
+        }
         let token = attempt.token;
         let asked: BTreeSet<_> = attempt.granted.keys().copied().collect();
         let nodes = asked.clone();
@@ -308,7 +354,7 @@ impl Core {
         }
     }
 
-    fn next_round(&mut self) -> u64 {
+    pub(super) fn next_round(&mut self) -> u64 {
         self.last_round += 1;
         self.last_round
     }
@@ -326,7 +372,7 @@ impl Core {
                 if attempt.granted.get(&id) == Some(&incarnation) =>
             {
                 reading.done.insert(id);
-                record::merge_into(&mut reading.merged, records);
+                record::merge_into(&mut reading.merged, records, self.rules);
                 if reading.done.len() >= majority {
                     let merged = mem::take(&mut reading.merged);
                     self.write_back(merged);
@@ -407,18 +453,25 @@ impl Core {
         let Phase::Trying(attempt) = mem::replace(&mut self.phase, Phase::Waiting) else { return };
         for node in attempt.armed {
             self.nodes[node].lease = None;
-            let (owner, publish) = (attempt.owner.clone(), attempt.noticed);
-            self.send(node, Request::Release { owner, publish }, Purpose::Release);
+            if self.rules.hold(Rule::ReleasePartial) {
+                let (owner, publish) = (attempt.owner.clone(), attempt.noticed);
+                self.send(node, Request::Release { owner, publish }, Purpose::Release);
+            }
         }
-        self.failures += 1;
         // Outbid for the first time: nothing stands against the next token, which is known now.
-        self.backs_off = !(attempt.outbid && self.failures == 1);
-        if self.backs_off {
-            let doubled = BACKOFF.saturating_mul(1 << (self.failures - 1).min(16));
-            let window = doubled.min(BACKOFF_LIMIT).min(self.timing.ttl / 4);
-            // The least wait keeps a tight loop away; which candidate comes first is random.
-            self.set_timer(Timer::Look, self.now + window / 8, window);
-        }
+        let at_once = attempt.outbid && self.failures == 0;
+        self.back_off();
+        self.backs_off &= !at_once;
+    }
+
+    /// After something failed: the next try comes after a random while, which grows.
+    pub(super) fn back_off(&mut self) {
+        self.failures += 1;
+        self.backs_off = true;
+        let doubled = BACKOFF.saturating_mul(1 << (self.failures - 1).min(16));
+        let window = doubled.min(BACKOFF_LIMIT).min(self.timing.ttl / 4);
+        // The least wait keeps a tight loop away; which candidate comes first is random.
+        self.set_timer(Timer::Look, self.now + window / 8, window);
     }
 
     /// Leads, if the lease still has time to claim in.
@@ -432,8 +485,8 @@ impl Core {
         self.failures = 0;
         self.told = Told::Nothing;
         let seq = u64::try_from(records.len()).unwrap_or(u64::MAX);
-        let announced = records.clone();
-        self.phase = Phase::Leading(Lead { token, owner, seq, records, claim_until, renewed: self.now });
+        let (announced, seeding) = (records.clone(), BTreeMap::new());
+        self.phase = Phase::Leading(Lead { token, owner, seq, records, claim_until, renewed: self.now, seeding });
         for (id, node) in self.nodes.iter_mut().enumerate() {
             node.joining = attempt.asked.contains(&id);
         }
@@ -447,7 +500,14 @@ impl Core {
 
     /// Until when a majority of the nodes hold my lock, by our clock; the past if none does.
     fn held_until(&self) -> Instant {
-        self.majority_until(self.nodes.iter().filter_map(|node| node.lease)).unwrap_or_default()
+        let far = self.far();
+        let leases = self.nodes.iter().zip(far).filter_map(|(node, far)| node.lease.filter(|_| !far));
+        if !self.rules.hold(Rule::LeaseMajority) {
+            let mut held: Vec<_> = leases.filter(|until| *until > self.now).collect();
+            held.sort_unstable_by(|a, b| b.cmp(a));
+            return held.get(held.len() / 2).copied().unwrap_or_default();
+        }
+        self.majority_until(leases).unwrap_or_default()
     }
 
     /// Gives a node that joined the term late what the others have, so that it can stand in for one of them.
@@ -475,7 +535,7 @@ impl Core {
         self.set_renewal();
     }
 
-    fn renew_on(&mut self, node: NodeId, token: u64, owner: Owner) {
+    pub(super) fn renew_on(&mut self, node: NodeId, token: u64, owner: Owner) {
         self.send(node, Request::Renew { token, owner, ttl: self.timing.ttl }, Purpose::Renew(token));
     }
 
@@ -486,13 +546,12 @@ impl Core {
         }
         match reply {
             Some(reply) if reply.accepted => {
-                let lease = sent + validity;
-                self.nodes[id].lease = self.nodes[id].lease.max(Some(lease));
+                self.nodes[id].lease = self.nodes[id].lease.max(self.lease_from(id, sent));
                 self.reckon();
             }
             Some(reply) => {
                 self.nodes[id].lease = None;
-                if reply.promised < token {
+                if reply.intact && reply.promised < token {
                     self.join(id);
                 }
                 self.reckon();
@@ -520,7 +579,7 @@ impl Core {
     }
 
     /// The term lasts as long as a majority holds the lock.
-    fn reckon(&mut self) {
+    pub(super) fn reckon(&mut self) {
         let claim_until = self.held_until() - self.timing.margin();
         let Some(lead) = self.lead() else { return };
         if claim_until != lead.claim_until {
@@ -548,8 +607,10 @@ impl Core {
 
     /// Gives the lease back at once, and says so.
     fn resign(&mut self) {
-        if matches!(self.phase, Phase::Trying(_)) {
-            return self.give_up();
+        match self.phase {
+            Phase::Trying(_) => return self.give_up(),
+            Phase::Bootstrapping(_) => return self.abort_bootstrap(),
+            Phase::Waiting | Phase::Leading(_) => {}
         }
         if let Some(owner) = self.end_term() {
             for node in 0..self.nodes.len() {

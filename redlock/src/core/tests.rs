@@ -7,7 +7,7 @@ use proptest::prelude::{ProptestConfig, proptest};
 use serde_json::json;
 
 use super::*;
-use crate::redlock::model::ModelNode;
+use crate::model::ModelNode;
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -75,10 +75,10 @@ struct World {
 impl World {
     fn new(seed: u64, nodes: usize, agents: usize, loss: usize, loose: bool) -> Self {
         let player = |index: usize| {
-            let agent = AgentId { pod: format!("p{index}"), uid: "u".into() };
+            let agent = AgentId { pod: format!("p{index}"), uid: "u".into(), process: format!("x{index}") };
             let timing = Timing { ttl: TTL };
             Player {
-                core: Core::new(Config { agent, nodes, timing, floor: 0 }),
+                core: Core::new(Config { agent, nodes, timing, floor: 0, rules: Rules::default() }),
                 timers: BTreeMap::new(),
                 open: BTreeMap::new(),
                 claim_until: None,
@@ -91,7 +91,7 @@ impl World {
         let mut world = Self {
             dice: Dice(seed),
             now: Instant::from_nanos(1_000_000_000),
-            nodes: (0..nodes).map(|index| ModelNode::new(&format!("run-{index}"), 0)).collect(),
+            nodes: (0..nodes).map(|index| ModelNode::new(&format!("run-{index}"), Rules::default())).collect(),
             players: (0..agents).map(player).collect(),
             flights: Vec::new(),
             loss,
@@ -104,7 +104,7 @@ impl World {
         };
         for agent in 0..agents {
             for node in 0..nodes {
-                world.step(agent, Event::Up(node));
+                world.step(agent, Event::Up { node, durable: false });
             }
             world.step(agent, Event::Stand(Candidacy { stands: true, revision: 1 }));
         }
@@ -153,7 +153,7 @@ impl World {
             Action::Announce(News::Recorded(records)) => {
                 player.records.extend(records.into_iter().map(|record| (record.id.clone(), record)));
             }
-            Action::Announce(News::Forgotten(_)) | Action::Forget { .. } | Action::Look { .. } => {}
+            Action::Announce(News::Forgotten(_) | News::StateLost { .. }) | Action::Forget { .. } | Action::Look { .. } => {}
             Action::Put { op, results } => {
                 let Some(Asked::Claim(nonce, attempt, token, done)) = player.asks.remove(&op) else {
                     panic!("not asked")
@@ -281,7 +281,8 @@ impl World {
             0 => {
                 let node = self.dice.roll(self.nodes.len());
                 self.restarts += 1;
-                self.nodes[node].restart(&format!("run-{node}-{}", self.restarts));
+                let kept = self.nodes[node].memory().clone();
+                self.nodes[node].restart(&format!("run-{node}-{}", self.restarts), kept);
             }
             1 => {
                 self.players[agent].revision += 1;
@@ -300,7 +301,7 @@ impl World {
             _ => {
                 let node = self.dice.roll(self.nodes.len());
                 self.step(agent, Event::Down(node));
-                self.step(agent, Event::Up(node));
+                self.step(agent, Event::Up { node, durable: false });
                 self.step(agent, Event::Listening(node));
             }
         }
@@ -344,6 +345,15 @@ proptest! {
     }
 }
 
+/// A node that has a memory.
+fn seeded(run: &str, now: Instant) -> ModelNode {
+    let mut node = ModelNode::new(run, Rules::default());
+    let (marked, _) = node.apply(now, &Request::Mark { mark: "m".into() });
+    let seed = Request::Seed { life: marked.incarnation, promised: 0, records: [].into() };
+    assert!(node.apply(now, &seed).0.accepted);
+    node
+}
+
 /// What one agent and three nodes do when nothing is lost.
 struct Quiet {
     core: Core,
@@ -353,13 +363,13 @@ struct Quiet {
 
 impl Quiet {
     fn new() -> Self {
-        let agent = AgentId { pod: "p".into(), uid: "u".into() };
-        let mut core = Core::new(Config { agent, nodes: 3, timing: Timing { ttl: TTL }, floor: 0 });
+        let agent = AgentId { pod: "p".into(), uid: "u".into(), process: "x".into() };
+        let mut core = Core::new(Config { agent, nodes: 3, timing: Timing { ttl: TTL }, floor: 0, rules: Rules::default() });
         let now = Instant::from_nanos(1_000_000_000);
         for node in 0..3 {
-            assert_eq!(core.step(now, Event::Up(node)).len(), usize::from(node == 0), "the leader is told once");
+            assert_eq!(core.step(now, Event::Up { node, durable: false }).len(), usize::from(node == 0), "the leader is told once");
         }
-        Self { core, nodes: (0..3).map(|index| ModelNode::new(&index.to_string(), 0)).collect(), now }
+        Self { core, nodes: (0..3).map(|index| seeded(&index.to_string(), now)).collect(), now }
     }
 
     fn sent(actions: Vec<Action>) -> Vec<(CallId, NodeId, Request)> {
@@ -401,7 +411,8 @@ fn a_read_counts_only_in_the_life_that_granted() {
     let grants = Quiet::sent(quiet.core.step(quiet.now, stand));
     quiet.answer(&grants[0]);
     let reads = Quiet::sent(quiet.answer(&grants[1]));
-    quiet.nodes[0].restart("again");
+    let kept = quiet.nodes[0].memory().clone();
+    quiet.nodes[0].restart("again", kept);
     assert_eq!(quiet.answer(&reads[0]), [], "two more are needed, and one is left: waits for the third");
     quiet.answer(&reads[1]);
     assert_eq!(quiet.core.leads(), None);

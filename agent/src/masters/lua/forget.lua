@@ -1,9 +1,9 @@
--- As a put (PROTOCOL 3) of nothing. ARGV: 3 token, 4 seq, then ids.
-if promised ~= tonumber(ARGV[3]) then
+-- As a put (PROTOCOL 3) of nothing. ARGV: 2 token, 3 seq, then ids.
+if not intact or promised ~= tonumber(ARGV[2]) then
     return answer(false)
 end
-local token, seq = promised, tonumber(ARGV[4])
-for i = 5, #ARGV do
+local token, seq = promised, tonumber(ARGV[3])
+for i = 4, #ARGV do
     local stored = redis.call('HGET', KEYS[3], ARGV[i])
     if stored then
         local known = cjson.decode(stored)

@@ -1,9 +1,9 @@
--- PROTOCOL 3 to 5. ARGV: 3 token, then for each record: id, whether it is a claim, seq, nonce, the record.
+-- PROTOCOL 3 to 5. ARGV: 2 token, then for each record: id, whether it is a claim, seq, nonce, the record.
 -- Answers for each: 1 stored, 0 something newer is there, or, for a refused claim, the record with the done result.
-if promised ~= tonumber(ARGV[3]) then
+if not intact or promised ~= tonumber(ARGV[2]) then
     return answer(false)
 end
-local token = tonumber(ARGV[3])
+local token = tonumber(ARGV[2])
 
 local function put(id, claim, seq, nonce, record)
     local stored = redis.call('HGET', KEYS[3], id)
@@ -37,7 +37,7 @@ local function put(id, claim, seq, nonce, record)
 end
 
 local verdicts = {}
-for i = 4, #ARGV, 5 do
+for i = 3, #ARGV, 5 do
     verdicts[#verdicts + 1] = put(ARGV[i], ARGV[i + 1] == '1', tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4])
 end
 return answer(true, verdicts)

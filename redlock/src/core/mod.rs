@@ -5,10 +5,14 @@
 //!
 //! * this file: events, actions, what is known of each node, and calls to nodes;
 //! * `election`: waiting, trying, leading, resigning (PROTOCOL 1, 2);
-//! * `ledger`: puts, finishes and forgets in flight (PROTOCOL 3 to 6).
+//! * `ledger`: puts, finishes and forgets in flight (PROTOCOL 3 to 6);
+//! * `seed`: nodes that lost their memory (PROTOCOL 7, 8);
+//! * `clocks`: whether a node's clock and ours keep pace.
 
+mod clocks;
 mod election;
 mod ledger;
+mod seed;
 #[cfg(test)]
 mod tests;
 
@@ -16,14 +20,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::clocks::Reading;
 use self::election::Phase;
 use self::ledger::Operation;
-use super::message::{Incarnation, Lane, Reply, Request, Wake};
-use super::record::{Record, Records, RunResult};
-use super::{AgentId, ErrorKind, Owner, Timing};
 use crate::clock::Instant;
-use crate::election::Candidacy;
 use crate::ledger::{FinishError, Put, PutError, ReadError};
+use crate::message::{Incarnation, Lane, Reply, Request, Wake};
+use crate::record::{Record, Records, RunResult};
+use crate::rule::{Rule, Rules};
+use crate::{AgentId, Candidacy, ErrorKind, Owner, Timing};
 
 /// A node, by its place in the list of masters.
 pub type NodeId = usize;
@@ -35,7 +40,7 @@ pub type CallId = u64;
 pub type OpId = u64;
 
 /// What a core is made with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// Who it stands as.
     pub agent: AgentId,
@@ -43,12 +48,14 @@ pub struct Config {
     pub nodes: usize,
     /// Of leases.
     pub timing: Timing,
-    /// Tokens are higher than this.
+    /// Tokens are higher than this; the highest that is known from elsewhere.
     pub floor: u64,
+    /// All, but for a simulator's negative controls.
+    pub rules: Rules,
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// Whether to stand, from now on. Not to stand while leading is to resign.
     Stand(Candidacy),
@@ -56,8 +63,15 @@ pub enum Event {
     Timing(Timing),
     /// A token was seen elsewhere: mine must be higher. One that is out of all proportion is not believed.
     Raise(u64),
+    /// Our clock may have stood still, or did not go as it should: no lease counts.
+    Paused,
     /// Commands can be sent to a node.
-    Up(NodeId),
+    Up {
+        /// Which.
+        node: NodeId,
+        /// It has every write on disk before it acknowledges it, so that a restart loses nothing.
+        durable: bool,
+    },
     /// Commands cannot be sent to a node.
     Down(NodeId),
     /// Wake messages of a node are heard from now on; some may have been missed before.
@@ -115,7 +129,7 @@ pub enum Event {
 }
 
 /// What the driver has to do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Send a command; its [`Event::Reply`] must come, at the latest after `timeout`.
     Send {
@@ -180,10 +194,12 @@ pub enum Timer {
     End,
     /// Repeat what nodes have not acknowledged.
     Repeat,
+    /// Look again whether nodes without memory can be seeded.
+    Seed,
 }
 
 /// What the agent is told.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum News {
     /// It does not lead; a term that it led is over.
     Follows {
@@ -208,15 +224,29 @@ pub enum News {
     Recorded(Vec<Arc<Record>>),
     /// Records of its term are gone.
     Forgotten(Arc<[String]>),
+    /// The memory of a majority was lost and begins anew with what was left of it: runs around this moment are
+    /// at-least-once.
+    StateLost {
+        /// Tokens are higher than this from now on.
+        floor: u64,
+    },
 }
 
 /// What is known of a node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Node {
     /// Commands can be sent.
     up: bool,
+    /// It loses nothing when it is started again.
+    durable: bool,
     /// The memory that answered last.
     incarnation: Option<Incarnation>,
+    /// Since when it is known to have no memory, by our clock.
+    amnesiac: Option<Instant>,
+    /// Its time beside ours, a renewal ago.
+    clock: Option<Reading>,
+    /// Its clock and ours kept pace up to the newest answer.
+    steady: bool,
     /// The newest call that it answered: what an older one says about the node is out of date.
     newest: CallId,
     /// Its promise, as of the newest answer.
@@ -234,14 +264,14 @@ struct Node {
 }
 
 /// Another one's lock on a node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Lease {
     owner: Owner,
     until: Instant,
 }
 
 /// A command under way.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Call {
     node: NodeId,
     sent: Instant,
@@ -249,7 +279,7 @@ struct Call {
 }
 
 /// What a command is for.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Purpose {
     /// A grant of this token, for a try or for a term.
     Grant(u64),
@@ -265,10 +295,16 @@ enum Purpose {
     Tell,
     /// A part of a ledger operation: which items of a put, or which round of a finish.
     Operation(OpId, ledger::Part),
+    /// This step of giving the node its memory, by the leader.
+    Seed(u64),
+    /// The read of this step.
+    SeedRead(u64),
+    /// This step of a bootstrap.
+    Bootstrap(u64),
 }
 
 /// What the agent was told about its part.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Told {
     /// Nothing yet, or that it leads.
     Nothing,
@@ -277,15 +313,20 @@ enum Told {
 }
 
 /// The protocol, as one agent follows it.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Core {
     agent: AgentId,
     timing: Timing,
     candidacy: Candidacy,
     nodes: Vec<Node>,
     phase: Phase,
-    /// The highest token that was seen anywhere.
+    rules: Rules,
+    /// The highest token that was seen anywhere, or proposed.
     promised: u64,
+    /// Somebody has led before: a token was seen that is not only a proposal of mine.
+    led_before: bool,
+    /// The longest ttl there has been: so long may somebody believe in a lease.
+    longest_ttl: Duration,
     /// Tries that failed since the last success.
     failures: u32,
     /// No try before [`Timer::Look`].
@@ -302,6 +343,10 @@ pub struct Core {
     /// Releases under way.
     releasing: usize,
     last_round: u64,
+    /// Marks used so far.
+    marks: u64,
+    /// When [`Timer::Seed`] runs out.
+    seed_at: Option<Instant>,
     now: Instant,
     actions: Vec<Action>,
 }
@@ -316,7 +361,10 @@ impl Core {
             candidacy: Candidacy::default(),
             nodes: (0..config.nodes).map(|_| Node::default()).collect(),
             phase: Phase::Waiting,
+            rules: config.rules,
             promised: config.floor,
+            led_before: config.floor > 0,
+            longest_ttl: config.timing.ttl,
             failures: 0,
             backs_off: false,
             marked_until: Instant::default(),
@@ -327,6 +375,8 @@ impl Core {
             last_call: 0,
             releasing: 0,
             last_round: 0,
+            marks: 0,
+            seed_at: None,
             now: Instant::default(),
             actions: Vec::new(),
         }
@@ -340,9 +390,13 @@ impl Core {
         self.end_if_due();
         match event {
             Event::Stand(candidacy) => self.stand(candidacy),
-            Event::Timing(timing) => self.timing = timing,
+            Event::Timing(timing) => {
+                self.timing = timing;
+                self.longest_ttl = self.longest_ttl.max(timing.ttl);
+            }
             Event::Raise(token) => self.raise(token),
-            Event::Up(node) => self.up(node),
+            Event::Paused => self.paused(),
+            Event::Up { node, durable } => self.up(node, durable),
             Event::Down(node) => self.nodes[node].up = false,
             Event::Listening(node) => self.nodes[node].seen = None,
             Event::Reply { call, result } => self.reply(call, result),
@@ -350,6 +404,7 @@ impl Core {
             Event::Timer(Timer::Renew) => self.renew(),
             Event::Timer(Timer::Repeat) => self.repeat(),
             Event::Timer(Timer::Look) => self.backs_off = false,
+            Event::Timer(Timer::Seed) => self.seed_at = None,
             Event::Timer(Timer::End) => {}
             Event::Put { op, token, puts } => self.put(op, token, puts),
             Event::Finish { op, id, result } => self.finish(op, id, result),
@@ -403,7 +458,7 @@ impl Core {
     fn reply(&mut self, id: CallId, result: Result<Reply, ErrorKind>) {
         let Some(call) = self.calls.remove(&id) else { return };
         // An answer of a life that is gone counts for nothing, as if none had come (PROTOCOL 9).
-        let reply = result.ok().filter(|reply| self.observe(call.node, id, reply));
+        let reply = result.ok().filter(|reply| self.observe(id, &call, reply));
         match call.purpose {
             Purpose::Grant(token) => self.granted(call.node, call.sent, token, reply),
             Purpose::Read(round) => self.read(call.node, round, reply),
@@ -412,31 +467,37 @@ impl Core {
             Purpose::Release => self.releasing -= 1,
             Purpose::Tell => {}
             Purpose::Operation(op, part) => self.operation_reply(op, part, call.node, reply),
+            Purpose::Seed(round) => self.seed_reply(call.node, round, reply),
+            Purpose::SeedRead(round) => self.seed_read(call.node, round, reply),
+            Purpose::Bootstrap(round) => self.bootstrap_reply(call.node, round, reply),
         }
     }
 
     /// Takes in what an answer says about its node; `false` if it comes from a life that is gone.
     ///
     /// Run ids have no order, but calls have: of two answers that differ, the one to the later call is the newer life.
-    fn observe(&mut self, id: NodeId, call: CallId, reply: &Reply) -> bool {
+    fn observe(&mut self, id: CallId, call: &Call, reply: &Reply) -> bool {
         self.promised = self.promised.max(reply.promised);
-        let node = &mut self.nodes[id];
-        let alive = node.incarnation.as_ref() == Some(&reply.incarnation);
-        if call < node.newest {
-            return alive;
+        self.led_before |= reply.promised > 0;
+        let node = &mut self.nodes[call.node];
+        let known = node.incarnation.as_ref() == Some(&reply.incarnation);
+        let alive = known && node.amnesiac.is_none() == reply.intact;
+        if id < node.newest {
+            return alive || !self.rules.hold(Rule::DeadLives);
         }
-        node.newest = call;
-        node.promised = reply.promised;
+        node.newest = id;
+        node.promised = if reply.intact { reply.promised } else { 0 };
+        node.read_clock(&self.timing, self.rules, Self::reading(call.sent, self.now, reply.time));
+        let steady = node.steady;
         if !alive {
-            let reborn = node.incarnation.replace(reply.incarnation.clone()).is_some();
-            if reborn {
-                self.forsake(id);
-            }
+            self.new_life(call.node, reply);
+        } else if !steady {
+            self.reckon();
         }
-        let node = &mut self.nodes[id];
+        let node = &mut self.nodes[call.node];
         node.seen = match &reply.owner {
             Some((owner, _)) if node.freed.as_ref() == Some(owner) => None,
-            Some((Owner::Agent { agent, .. }, _)) if *agent == self.agent => None,
+            Some((Owner::Agent { agent, .. }, _)) if agent.same_pod(&self.agent) => None,
             Some((owner, left)) => {
                 // A lock without an end is looked at once a ttl.
                 Some(Lease { owner: owner.clone(), until: self.now + left.unwrap_or(self.timing.ttl) })
@@ -447,13 +508,29 @@ impl Core {
         true
     }
 
+    fn new_life(&mut self, id: NodeId, reply: &Reply) {
+        let node = &mut self.nodes[id];
+        let known = node.incarnation.replace(reply.incarnation.clone());
+        // The rest goes on under another's mark; but a mark that is gone says that the memory was lost once more.
+        let same = known.as_ref().is_some_and(|known| {
+            known.run == reply.incarnation.run && (known.mark.is_empty() || !reply.incarnation.mark.is_empty())
+        });
+        node.amnesiac = (!reply.intact).then(|| node.amnesiac.filter(|_| same).unwrap_or(self.now));
+        if known.is_some() && self.rules.hold(Rule::DeadLives) {
+            self.forsake(id);
+        }
+    }
+
     fn wake(&mut self, id: NodeId, wake: Wake) {
         let node = &mut self.nodes[id];
         match wake {
-            Wake::Held { owner: Owner::Agent { agent, .. }, .. } if agent == self.agent => {}
+            Wake::Held { owner: Owner::Agent { agent, .. }, .. } if agent.same_pod(&self.agent) => {}
             Wake::Held { owner, ttl } => {
                 if let Owner::Agent { token, .. } = owner {
                     self.promised = self.promised.max(token);
+                    self.led_before = true;
+                    // Only an intact node renews; which life it is in, the next answer tells.
+                    node.amnesiac = None;
                 }
                 node.seen = Some(Lease { owner, until: self.now + ttl });
             }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::rule::{Rule, Rules};
+
 /// A run as its claim and its results have it.
 ///
 /// `(token, seq)` is the ballot of the last write: a new leader writes what it read with its own token, so it tells who
 /// wrote last, not who started the run. Who needs the latter puts it into `data`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Record {
     /// Which run; one record a run.
     pub id: String,
@@ -29,7 +31,7 @@ pub struct Record {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RunResult {
     /// Which attempt.
     pub nonce: String,
@@ -79,9 +81,14 @@ impl Record {
 pub type Records = BTreeMap<String, Arc<Record>>;
 
 /// Merges what one more node remembers into `all`.
-pub fn merge_into(all: &mut Records, records: Vec<Record>) {
+pub fn merge_into(all: &mut Records, records: impl IntoIterator<Item = Record>, rules: Rules) {
     for record in records {
         match all.get_mut(&record.id) {
+            Some(known) if !rules.hold(Rule::UnionOfResults) => {
+                if (record.token, record.seq) > (known.token, known.seq) {
+                    *known = Arc::new(record);
+                }
+            }
             Some(known) => *known = Arc::new(Record::clone(known).merge(record)),
             None => _ = all.insert(record.id.clone(), Arc::new(record)),
         }

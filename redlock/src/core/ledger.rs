@@ -8,11 +8,12 @@ use super::election::Phase;
 use super::{Action, Core, News, Node, NodeId, OpId, Purpose, Timer};
 use crate::clock::Instant;
 use crate::ledger::{FinishError, Put, PutError, ReadError};
-use crate::redlock::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
-use crate::redlock::record::{self, Record, Records, RunResult};
+use crate::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
+use crate::record::{self, Record, Records, RunResult};
+use crate::rule::{Rule, Rules};
 
 /// Something asked of the ledger that is not decided yet.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Operation {
     Put(Vec<Item>),
     Finish(Finish),
@@ -21,7 +22,7 @@ pub(super) enum Operation {
 }
 
 /// What a command is for within its operation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Part {
     /// These items of a put, each with the order it was sent with.
     Items(Arc<[(usize, u64)]>),
@@ -32,7 +33,7 @@ pub(super) enum Part {
 }
 
 /// One record to store.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Item {
     record: Arc<Record>,
     claim: bool,
@@ -43,7 +44,7 @@ pub(super) struct Item {
 }
 
 /// A result to record.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Finish {
     id: Arc<str>,
     result: Arc<RunResult>,
@@ -56,7 +57,7 @@ pub(super) struct Finish {
 }
 
 /// Records to tell of.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Look {
     ids: Arc<[String]>,
     acks: Acks,
@@ -65,7 +66,7 @@ pub(super) struct Look {
 }
 
 /// Records to remove.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Forget {
     ids: Arc<[String]>,
     seq: u64,
@@ -73,7 +74,7 @@ pub(super) struct Forget {
 }
 
 /// Which lives of which nodes acknowledged something.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Acks(Vec<(NodeId, Incarnation)>);
 
 impl Acks {
@@ -91,7 +92,10 @@ impl Acks {
         node.incarnation.as_ref().is_some_and(|life| self.names(id, life))
     }
 
-    fn count(&self, nodes: &[Node]) -> usize {
+    fn count(&self, nodes: &[Node], rules: Rules) -> usize {
+        if !rules.hold(Rule::DeadLives) {
+            return self.0.len();
+        }
         nodes.iter().enumerate().filter(|(id, node)| self.has(*id, node)).count()
     }
 }
@@ -129,6 +133,9 @@ impl Core {
     fn overtake(&mut self, op: OpId, items: &[Item]) {
         for item in items {
             let Some(earlier) = self.writing.insert(item.record.id.clone(), op) else { continue };
+            if !self.rules.hold(Rule::OneWrite) {
+                continue;
+            }
             let Some(Operation::Put(items)) = self.operations.get_mut(&earlier) else { continue };
             let same = |other: &&mut Item| other.record.id == item.record.id && other.outcome.is_none();
             for item in items.iter_mut().filter(same) {
@@ -278,7 +285,7 @@ impl Core {
         let Some(reply) = reply else { return };
         match (self.operations.get_mut(&op), part) {
             (Some(Operation::Put(_) | Operation::Forget(_)), _) if !reply.accepted => {
-                if self.leads().is_some_and(|token| reply.promised < token) {
+                if reply.intact && self.leads().is_some_and(|token| reply.promised < token) {
                     self.join(id);
                 }
                 self.give_way();
@@ -295,7 +302,7 @@ impl Core {
                 if reply.accepted && counts {
                     finish.refused.remove(&id);
                     finish.acks.add(id, reply.incarnation);
-                } else if !reply.accepted {
+                } else if !reply.accepted && reply.intact {
                     finish.refused.insert(id);
                 }
             }
@@ -350,8 +357,9 @@ impl Core {
         match self.operations.get_mut(&op) {
             Some(Operation::Put(items)) => {
                 let mut stored = Vec::new();
+                let needed = if self.rules.hold(Rule::ClaimMajority) { majority } else { 1 };
                 for item in items.iter_mut().filter(|item| item.outcome.is_none()) {
-                    if item.acks.count(&self.nodes) >= majority {
+                    if item.acks.count(&self.nodes, self.rules) >= needed {
                         item.outcome =
                             Some(item.refused.take().map_or(Ok(()), |done| Err(PutError::AlreadyDone(done))));
                         stored.push(item.record.clone());
@@ -370,8 +378,8 @@ impl Core {
                 }
             }
             Some(Operation::Finish(finish)) => {
-                if finish.acks.count(&self.nodes) >= majority {
-                    if finish.first.is_some() {
+                if finish.acks.count(&self.nodes, self.rules) >= majority {
+                    if finish.first.is_some() || !self.rules.hold(Rule::FinishTwice) {
                         return self.end_finish(op, Ok(()));
                     }
                     // PROTOCOL 6: a second round, sent after the first majority, to the lives that were in it.
@@ -385,17 +393,17 @@ impl Core {
                     self.end_finish(op, Err(FinishError::NotCurrent));
                 }
             }
-            Some(Operation::Look(look)) if look.acks.count(&self.nodes) >= majority => {
+            Some(Operation::Look(look)) if look.acks.count(&self.nodes, self.rules) >= majority => {
                 let mut merged = Records::new();
                 let alive = |id: &NodeId| look.acks.has(*id, &self.nodes[*id]);
                 for (_, records) in mem::take(&mut look.found).into_iter().filter(|(id, _)| alive(id)) {
-                    record::merge_into(&mut merged, records);
+                    record::merge_into(&mut merged, records, self.rules);
                 }
                 self.operations.remove(&op);
                 let records = merged.into_values().map(Arc::unwrap_or_clone).collect();
                 self.actions.push(Action::Look { op, result: Ok(records) });
             }
-            Some(Operation::Forget(forget)) if forget.acks.count(&self.nodes) >= majority => {
+            Some(Operation::Forget(forget)) if forget.acks.count(&self.nodes, self.rules) >= majority => {
                 let ids = forget.ids.clone();
                 self.operations.remove(&op);
                 if let Some(lead) = self.lead() {
@@ -438,6 +446,16 @@ impl Core {
             .collect();
         lead.records.extend(stored.iter().map(|record| (record.id.clone(), record.clone())));
         self.actions.push(Action::Announce(News::Recorded(stored)));
+    }
+
+    /// The records of claims and other writes that are not decided yet.
+    pub(super) fn in_flight(&self) -> Vec<Record> {
+        let puts = self.operations.values().filter_map(|operation| match operation {
+            Operation::Put(items) => Some(items),
+            _ => None,
+        });
+        let open = puts.flatten().filter(|item| item.outcome.is_none());
+        open.map(|item| Record::clone(&item.record)).collect()
     }
 
     /// The term is over: what it had in flight is in doubt for ever. Results do not depend on it.

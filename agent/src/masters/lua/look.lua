@@ -1,6 +1,9 @@
--- Records as they are here, without a fence. ARGV: 3 and on: ids. Answers id and record for those there are.
+-- Records as they are here, without a fence. ARGV: 2 and on: ids. Answers id and record for those there are.
+if not intact then
+    return answer(false)
+end
 local found = {}
-for i = 3, #ARGV do
+for i = 2, #ARGV do
     local stored = redis.call('HGET', KEYS[3], ARGV[i])
     if stored then
         found[#found + 1] = ARGV[i]

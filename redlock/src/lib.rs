@@ -1,76 +1,66 @@
 //! Redlock over independent Redis masters, with ballots that keep what was done safe when clocks are not.
 //!
-//! * [`core`] is the whole protocol: pure, without sockets, clocks or randomness of its own.
-//! * [`message`] is what the core says to a node and what the node answers; [`script`] turns it into Lua calls.
-//! * [`record`] is what the nodes remember of runs, and how two memories of the same run are merged.
-//! * [`model`] is a node without Redis, for simulation: it does what the scripts do.
-//! * [`node`] owns the connections to one Redis server.
+//! Pure: no sockets, no clock, no randomness. The agent drives it over real Redis; simulators and model checkers drive the
+//! same code over nodes of their own.
 //!
-//! Limits: a server that was started again is believed to hold all that it had acknowledged (`adopt` in
-//! `lua/prelude.lua`), so a majority of servers without persistence that restart at once forget promises and records;
-//! and clocks are trusted to keep within [`Timing::drift`] of each other for the length of a lease. Records do not rest
-//! on clocks.
+//! * [`core`] is the whole protocol of one agent.
+//! * [`message`] is what the core says to a node and what the node answers.
+//! * [`record`] is what the nodes remember of runs, and how two memories of the same run are merged; [`ledger`] is what may
+//!   be asked of them.
+//! * [`model`] is a node without Redis: it does what the agent's scripts do.
+//! * [`rule`] names the rules that a simulator may take away, to see that it notices.
+//! * [`clock`]: moments.
 
+pub mod clock;
 pub mod core;
+pub mod ledger;
 pub mod message;
 pub mod model;
-pub mod node;
 pub mod record;
-pub mod script;
+pub mod rule;
 
 use std::fmt;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
-
-/// One Redis server that takes part.
-#[derive(Clone, Debug)]
-pub struct Master {
-    /// What people call it.
-    pub name: String,
-    /// DNS name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Database number.
-    pub db: u32,
-    /// User of the access control list; the default user if absent.
-    pub username: Option<String>,
-    /// Password of that user.
-    pub password: Option<SecretString>,
-}
-
-impl Master {
-    /// Whether both are the same place, whatever their names and credentials.
-    #[must_use]
-    pub fn same_place(&self, other: &Self) -> bool {
-        (&self.host, self.port, self.db) == (&other.host, other.port, other.db)
-    }
-
-    /// Whether both are entered in the same way.
-    #[must_use]
-    pub fn same_access(&self, other: &Self) -> bool {
-        let password = |master: &Self| master.password.as_ref().map(|secret| secret.expose_secret().to_owned());
-        self.username == other.username && password(self) == password(other)
-    }
-}
-
-/// All masters of one election, in the order of the file.
-pub type Masters = Vec<Master>;
-
-/// Who stands: one agent, for as long as its pod lives.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// Who stands: one process of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentId {
     /// Name of the pod.
     pub pod: String,
     /// UID of the pod: a `StatefulSet` gives the same name again.
     pub uid: String,
+    /// Of the process, random: what an earlier one in the pod has on its way, such as a release, must not pass for this
+    /// one's.
+    pub process: String,
+}
+
+impl AgentId {
+    /// Whether both are in one pod, so that one is what became of the other: its lock may be taken over.
+    #[must_use]
+    pub fn same_pod(&self, other: &Self) -> bool {
+        (&self.pod, &self.uid) == (&other.pod, &other.uid)
+    }
+
+    /// How the value of each lock of this pod begins, whichever process took it.
+    #[must_use]
+    pub fn pod_prefix(&self) -> String {
+        format!("{}/{}/", self.pod, self.uid)
+    }
 }
 
 impl fmt::Display for AgentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.pod, self.uid)
+        write!(f, "{}/{}/{}", self.pod, self.uid, self.process)
     }
+}
+
+/// Whether an agent would lead, and what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Candidacy {
+    /// It would; `false` while it leads makes it resign.
+    pub stands: bool,
+    /// Of its pod's template; the newest goes first.
+    pub revision: u64,
 }
 
 /// Whose lock was seen on a node.
@@ -99,12 +89,12 @@ impl Owner {
     fn parse_agent(value: &str) -> Option<Self> {
         let (agent, token) = value.rsplit_once(':')?;
         let mut parts = agent.split('/');
-        let (pod, uid, revision) = (parts.next()?, parts.next()?, parts.next()?);
+        let (pod, uid, process, revision) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         if parts.next().is_some() {
             return None;
         }
         Some(Self::Agent {
-            agent: AgentId { pod: pod.to_owned(), uid: uid.to_owned() },
+            agent: AgentId { pod: pod.to_owned(), uid: uid.to_owned(), process: process.to_owned() },
             revision: revision.parse().ok()?,
             token: token.parse().ok()?,
         })
@@ -120,7 +110,7 @@ impl Owner {
     }
 }
 
-/// The value of the lock key: `<pod>/<uid>/<revision>:<token>`.
+/// The value of the lock key: `<pod>/<uid>/<process>/<revision>:<token>`.
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -131,7 +121,7 @@ impl fmt::Display for Owner {
 }
 
 /// How long a lease lasts, and what follows from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timing {
     /// Life of the lock key without a renewal.
     pub ttl: Duration,
@@ -148,6 +138,19 @@ impl Timing {
     #[must_use]
     pub fn validity(&self) -> Duration {
         self.ttl.saturating_sub(self.drift())
+    }
+
+    /// How far our clock and a node's may part in `span`, by rate and by what is rounded: the same bound as
+    /// [`Timing::drift`].
+    #[must_use]
+    pub fn drift_over(span: Duration) -> Duration {
+        span / 100 + Duration::from_millis(2)
+    }
+
+    /// How far a node's wall clock may be from the median of all, before its lock counts no more: one ttl.
+    #[must_use]
+    pub fn skew_limit(&self) -> Duration {
+        self.ttl
     }
 
     /// How long before the end of the lease the leader stops to claim: `ttl/20`, at least 20 ms.
@@ -210,15 +213,15 @@ mod tests {
 
     #[test]
     fn the_value_of_a_lock_reads_back() {
-        let owner =
-            Owner::Agent { agent: AgentId { pod: "shop-0".into(), uid: "1b-2".into() }, revision: 7, token: 42 };
-        assert_eq!(owner.to_string(), "shop-0/1b-2/7:42");
+        let agent = AgentId { pod: "shop-0".into(), uid: "1b-2".into(), process: "f3".into() };
+        let owner = Owner::Agent { agent, revision: 7, token: 42 };
+        assert_eq!(owner.to_string(), "shop-0/1b-2/f3/7:42");
         assert_eq!(Owner::parse(&owner.to_string()), owner);
     }
 
     #[test]
     fn another_clients_lock_stays_what_it_is() {
-        for value in ["", "x", "a/b:1", "a/b/c:1", "a/b/1/2:3", "a/b/1:x"] {
+        for value in ["", "x", "a/b:1", "a/b/1:1", "a/b/c/d:1", "a/b/c/1/2:3", "a/b/c/1:x"] {
             assert_eq!(Owner::parse(value), Owner::Other(value.to_owned()));
         }
     }

@@ -1,0 +1,7 @@
+-- PROTOCOL 1; arms the lock anew where it is missing. ARGV: 2 token, 3 value of the lock, 4 ttl in ms.
+if not intact or promised ~= tonumber(ARGV[2]) or (owner and owner ~= ARGV[3]) then
+    return answer(false)
+end
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+publish('held ' .. ARGV[4] .. ' ' .. ARGV[3])
+return answer(true)

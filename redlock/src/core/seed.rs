@@ -1,0 +1,374 @@
+//! Nodes that lost their memory: the leader gives it back to one of them (PROTOCOL 7), and when no majority has one,
+//! a candidate begins it anew on all (PROTOCOL 8).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::election::Phase;
+use super::{Action, Core, News, NodeId, Purpose, Timer};
+use crate::Owner;
+use crate::clock::Instant;
+use crate::message::{Body, Incarnation, Reply, Request};
+use crate::record::{self, Record, Records};
+use crate::rule::Rule;
+
+/// After a loss of memory tokens go on so far above the highest that is known: what is known may be some minutes old, and
+/// no election takes less than a few hundred microseconds.
+const LOSS_JUMP: u64 = 1 << 20;
+/// Those who could bootstrap spread over this, so that one of them is done before the others begin.
+const SPREAD: Duration = Duration::from_millis(50);
+
+/// A node on its way to a memory, by the leader.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Seeding {
+    /// Answers to earlier steps are out of date.
+    round: u64,
+    step: Step,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    /// 7a.
+    Marking(Arc<str>),
+    /// 7b: what the intact nodes hold that have promised the leader's token.
+    Reading { life: Incarnation, asked: BTreeSet<NodeId>, done: usize, merged: Records },
+    /// 7d.
+    Planting,
+    /// Something failed; again at this time.
+    Resting(Instant),
+}
+
+/// A candidate gives all nodes a memory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Bootstrap {
+    /// Answers to earlier rounds are out of date.
+    round: u64,
+    mark: Arc<str>,
+    /// Of the grants at nodes that are intact.
+    token: u64,
+    owner: Owner,
+    /// Nodes that have not answered this round.
+    asked: BTreeSet<NodeId>,
+    /// How each node was found.
+    lives: BTreeMap<NodeId, Found>,
+    /// What they hold, or held.
+    merged: Records,
+    stage: Stage,
+}
+
+/// A node, as a bootstrap found it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Found {
+    life: Incarnation,
+    /// It has a memory.
+    intact: bool,
+    /// The promise that it has, or had.
+    promised: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Marking,
+    Confirming,
+    Planting,
+}
+
+/// Why nobody can be elected, when it is for want of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Obstacle {
+    /// Too many nodes have no memory, and not all nodes can be reached; without all of them it cannot begin anew.
+    NeedsAllNodes,
+    /// Nodes without memory rest until then: somebody may still believe in a lease on them.
+    Rest {
+        /// By our clock.
+        until: Instant,
+    },
+}
+
+impl Core {
+    fn next_mark(&mut self) -> Arc<str> {
+        self.marks += 1;
+        // Nobody else uses it: the process has its name to itself.
+        format!("{}.{}", self.agent.process, self.marks).into()
+    }
+
+    /// Until when a node without memory rests; `None` for one that has a memory, or may have.
+    fn rests_until(&self, id: NodeId) -> Option<Instant> {
+        let rest = if self.rules.hold(Rule::Rest) { self.longest_ttl } else { Duration::ZERO };
+        self.nodes[id].amnesiac.map(|since| since + rest)
+    }
+
+    /// Wakes up when `at` comes, unless it does so earlier.
+    fn seed_timer(&mut self, at: Instant, jitter: Duration) {
+        if self.seed_at.is_none_or(|earlier| at < earlier) {
+            self.seed_at = Some(at);
+            self.set_timer(Timer::Seed, at, jitter);
+        }
+    }
+
+    /// Why nobody can be elected, when it is for want of memory.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        if self.nodes.iter().filter(|node| node.amnesiac.is_none()).count() >= self.majority() {
+            return None;
+        }
+        if self.nodes.iter().any(|node| !node.up || node.incarnation.is_none()) {
+            return Some(Obstacle::NeedsAllNodes);
+        }
+        let until = (0..self.nodes.len()).filter_map(|id| self.rests_until(id)).max()?;
+        (until > self.now).then_some(Obstacle::Rest { until })
+    }
+}
+
+/// PROTOCOL 7: the leader seeds one node.
+impl Core {
+    /// Begins with each node that has no memory and has rested.
+    pub(super) fn seed(&mut self) {
+        for id in 0..self.nodes.len() {
+            let Some(until) = self.rests_until(id).filter(|_| self.nodes[id].up) else { continue };
+            let until = match self.lead().and_then(|lead| lead.seeding.get(&id)) {
+                Some(Seeding { step: Step::Resting(again), .. }) => until.max(*again),
+                Some(_) => continue,
+                None => until,
+            };
+            if until > self.now {
+                self.seed_timer(until, Duration::ZERO);
+            } else {
+                self.mark_node(id);
+            }
+        }
+    }
+
+    fn mark_node(&mut self, id: NodeId) {
+        let (mark, round) = (self.next_mark(), self.next_round());
+        let Some(lead) = self.lead() else { return };
+        lead.seeding.insert(id, Seeding { round, step: Step::Marking(mark.clone()) });
+        self.send(id, Request::Mark { mark }, Purpose::Seed(round));
+    }
+
+    fn seed_later(&mut self, id: NodeId) {
+        let again = self.now + self.timing.node_timeout();
+        let round = self.next_round();
+        if let Some(lead) = self.lead() {
+            lead.seeding.insert(id, Seeding { round, step: Step::Resting(again) });
+            self.seed_timer(again, Duration::ZERO);
+        }
+    }
+
+    /// An answer to 7a or 7d.
+    pub(super) fn seed_reply(&mut self, id: NodeId, round: u64, reply: Option<Reply>) {
+        let Some(lead) = self.lead() else { return };
+        let Some(seeding) = lead.seeding.get(&id).filter(|seeding| seeding.round == round) else { return };
+        match (&seeding.step, reply) {
+            // It got its memory from somebody else, or this is the answer to my seed.
+            (_, Some(reply)) if reply.intact => {
+                lead.seeding.remove(&id);
+                let (token, owner) = (lead.token, lead.owner().clone());
+                // Its lock is missing.
+                self.renew_on(id, token, owner);
+            }
+            (Step::Marking(mark), Some(reply)) if reply.accepted && reply.incarnation.mark == *mark => {
+                self.read_for(id, reply.incarnation);
+            }
+            _ => self.seed_later(id),
+        }
+    }
+
+    /// 7b, sent only now that the mark is known to be there.
+    fn read_for(&mut self, id: NodeId, life: Incarnation) {
+        let round = self.next_round();
+        let intact = |other: &NodeId| *other != id && self.nodes[*other].amnesiac.is_none() && self.nodes[*other].up;
+        let asked: BTreeSet<_> = (0..self.nodes.len()).filter(intact).collect();
+        let Some(lead) = self.lead() else { return };
+        let token = lead.token;
+        let step = Step::Reading { life, asked: asked.clone(), done: 0, merged: Records::new() };
+        lead.seeding.insert(id, Seeding { round, step });
+        if asked.len() < self.majority() {
+            return self.seed_later(id);
+        }
+        for node in asked {
+            self.send(node, Request::Read { token }, Purpose::SeedRead(round));
+        }
+    }
+
+    /// An answer to 7b.
+    pub(super) fn seed_read(&mut self, from: NodeId, round: u64, reply: Option<Reply>) {
+        let (majority, rules) = (self.majority(), self.rules);
+        let Some(lead) = self.lead() else { return };
+        let token = lead.token;
+        let Some((&id, seeding)) = lead.seeding.iter_mut().find(|(_, seeding)| seeding.round == round) else { return };
+        let Step::Reading { life, asked, done, merged } = &mut seeding.step else { return };
+        if !asked.remove(&from) {
+            return;
+        }
+        match reply {
+            Some(Reply { accepted: true, body: Body::Records(records), .. }) => {
+                *done += 1;
+                record::merge_into(merged, records, rules);
+            }
+            Some(reply) if reply.intact && reply.promised < token => {
+                // It has not promised yet; it is asked to, and the seed tried again.
+                self.join(from);
+                return self.seed_later(id);
+            }
+            _ => {}
+        }
+        let (have, left) = (*done, asked.len());
+        let needed = if rules.hold(Rule::SeedFence) { majority } else { 1 };
+        if have >= needed {
+            let (life, merged) = (life.clone(), mem::take(merged));
+            self.plant(id, life, merged);
+        } else if have + left < needed {
+            self.give_way();
+            self.seed_later(id);
+        }
+    }
+
+    /// 7c and 7d.
+    fn plant(&mut self, id: NodeId, life: Incarnation, mut merged: Records) {
+        let (round, rules) = (self.next_round(), self.rules);
+        let in_flight = if rules.hold(Rule::SeedInFlight) { self.in_flight() } else { Vec::new() };
+        record::merge_into(&mut merged, in_flight, rules);
+        let Some(lead) = self.lead() else { return };
+        record::merge_into(&mut merged, lead.records.values().map(|record| Record::clone(record)), rules);
+        let promised = lead.token;
+        lead.seeding.insert(id, Seeding { round, step: Step::Planting });
+        let records = merged.into_values().collect();
+        self.send(id, Request::Seed { life, promised, records }, Purpose::Seed(round));
+    }
+}
+
+/// PROTOCOL 8: a candidate seeds all nodes that have no memory.
+impl Core {
+    /// Begins, if all nodes can be reached and have rested; else waits for that.
+    pub(super) fn bootstrap(&mut self) {
+        match self.obstacle() {
+            Some(Obstacle::NeedsAllNodes) if self.rules.hold(Rule::BootstrapAll) => {
+                // Another candidate may have reached them all since: whether those here are as they were is asked anew.
+                let again = self.now + self.timing.ttl;
+                if self.seed_at.is_none() {
+                    for id in (0..self.nodes.len()).filter(|id| self.nodes[*id].up).collect::<Vec<_>>() {
+                        self.send(id, Request::Look { ids: Arc::new([]) }, Purpose::Tell);
+                    }
+                }
+                return self.seed_timer(again, SPREAD);
+            }
+            Some(Obstacle::Rest { until }) => return self.seed_timer(until, SPREAD.min(self.timing.ttl / 20)),
+            _ => {}
+        }
+        let token = self.promised + 1;
+        self.promised = token;
+        let revision = self.candidacy.revision;
+        let agent = self.agent.clone();
+        let owner = Owner::Agent { agent: agent.clone(), revision, token };
+        let (mark, round) = (self.next_mark(), self.next_round());
+        let nodes: Vec<_> = (0..self.nodes.len()).filter(|id| self.nodes[*id].up).collect();
+        self.phase = Phase::Bootstrapping(Bootstrap {
+            round,
+            mark: mark.clone(),
+            token,
+            owner,
+            asked: nodes.iter().copied().collect(),
+            lives: BTreeMap::new(),
+            merged: Records::new(),
+            stage: Stage::Marking,
+        });
+        for id in nodes {
+            let request = if self.nodes[id].amnesiac.is_some() {
+                Request::Mark { mark: mark.clone() }
+            } else {
+                Request::Grant { token, agent: agent.clone(), revision, ttl: self.timing.ttl }
+            };
+            self.send(id, request, Purpose::Bootstrap(round));
+        }
+    }
+
+    pub(super) fn bootstrap_reply(&mut self, id: NodeId, round: u64, reply: Option<Reply>) {
+        let rules = self.rules;
+        let Phase::Bootstrapping(boot) = &mut self.phase else { return };
+        if boot.round != round || !boot.asked.remove(&id) {
+            return;
+        }
+        match (&boot.stage, reply) {
+            (Stage::Marking, Some(reply))
+                if reply.accepted && (reply.intact || reply.incarnation.mark == boot.mark) =>
+            {
+                let Reply { incarnation: life, intact, promised, .. } = reply;
+                boot.lives.insert(id, Found { life, intact, promised });
+            }
+            (Stage::Confirming, Some(Reply { accepted: true, incarnation, intact, body: Body::Records(records), .. }))
+                if boot.lives.get(&id).is_some_and(|found| (&found.life, found.intact) == (&incarnation, intact)) =>
+            {
+                record::merge_into(&mut boot.merged, records, rules);
+            }
+            // What became of each seed shows when the lock is asked for.
+            (Stage::Planting, _) => {}
+            _ => return self.abort_bootstrap(),
+        }
+        if boot.asked.is_empty() {
+            match boot.stage {
+                Stage::Marking if !rules.hold(Rule::BootstrapConfirm) => self.plant_all(),
+                Stage::Marking => self.confirm(),
+                Stage::Confirming => self.plant_all(),
+                Stage::Planting => self.end_bootstrap(),
+            }
+        }
+    }
+
+    /// Each node is still as it was marked, and none was granted to another: sent only now that all are marked.
+    fn confirm(&mut self) {
+        let round = self.next_round();
+        let Phase::Bootstrapping(boot) = &mut self.phase else { return };
+        (boot.round, boot.stage) = (round, Stage::Confirming);
+        boot.asked = boot.lives.keys().copied().collect();
+        let token = boot.token;
+        for (id, Found { life, intact, .. }) in boot.lives.clone() {
+            let request = if intact { Request::Read { token } } else { Request::Recall { life } };
+            self.send(id, request, Purpose::Bootstrap(round));
+        }
+    }
+
+    fn plant_all(&mut self) {
+        let round = self.next_round();
+        let Phase::Bootstrapping(boot) = &mut self.phase else { return };
+        (boot.round, boot.stage) = (round, Stage::Planting);
+        let records: Arc<[Arc<Record>]> = boot.merged.values().cloned().collect();
+        let (kept, lost): (Vec<_>, Vec<_>) = boot.lives.clone().into_iter().partition(|(_, found)| found.intact);
+        boot.asked = lost.iter().map(|(id, _)| *id).collect();
+        // A server that has every write on disk remembers all that it acknowledged; else the highest token that is known
+        // may be older than the loss.
+        let complete = lost.iter().all(|(id, found)| self.nodes[*id].durable && found.promised > 0);
+        let led_before = self.led_before || !kept.is_empty() || !records.is_empty();
+        if led_before && !complete {
+            self.promised += LOSS_JUMP;
+            self.actions.push(Action::Announce(News::StateLost { floor: self.promised }));
+        }
+        // Who proposed a token to a node that has forgotten it must not meet it again.
+        let promised = self.promised;
+        for (id, Found { life, .. }) in lost {
+            self.send(id, Request::Seed { life, promised, records: records.clone() }, Purpose::Bootstrap(round));
+        }
+    }
+
+    fn end_bootstrap(&mut self) {
+        self.phase = Phase::Waiting;
+        let lost = self.nodes.iter().filter(|node| node.amnesiac.is_some()).count();
+        if self.nodes.len() - lost < self.majority() {
+            self.back_off();
+        }
+    }
+
+    /// Gives back what it got on the way.
+    pub(super) fn abort_bootstrap(&mut self) {
+        let Phase::Bootstrapping(boot) = mem::replace(&mut self.phase, Phase::Waiting) else { return };
+        for (id, found) in boot.lives {
+            if found.intact {
+                let request = Request::Release { owner: boot.owner.clone(), publish: false };
+                self.send(id, request, Purpose::Release);
+            }
+        }
+        self.back_off();
+    }
+}
