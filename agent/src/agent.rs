@@ -12,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::election::{Elector, Role, Timing};
+use crate::election::{Elector, Pod, Role, Timing};
 use crate::engine::Engine;
 use crate::files::Loaded;
-use crate::redlock::AgentId;
 use crate::reload::{self, Config};
 use crate::server::{self, ListenError};
 use crate::shared::{Identity, Shared};
@@ -153,10 +152,10 @@ fn follow_election(shared: &Shared, loaded: &Loaded, electors: &TaskTracker, end
         Some(elector) => elector.reconfigure(loaded.masters.clone(), timing),
         None if loaded.masters.is_empty() => {}
         None => {
-            let Identity { pod, uid, .. } = shared.identity.clone();
-            let id = AgentId { pod, uid };
+            let Identity { pod: name, uid, .. } = shared.identity.clone();
+            let pod = Pod { name, uid };
             let masters = loaded.masters.clone();
-            let elector = Elector::spawn(electors, end_election.clone(), id, masters, timing, &loaded.file.cluster);
+            let elector = Elector::spawn(electors, end_election.clone(), pod, masters, timing, &loaded.file.cluster);
             shared.elector.send_replace(Some(elector));
         }
     }

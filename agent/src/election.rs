@@ -1,10 +1,16 @@
-//! The running election: owns the tasks, sockets, timers and randomness around [`crate::redlock::core`].
+//! The running election: owns the tasks, sockets, timers and randomness around [`cabloy_redlock::core`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use cabloy_redlock::core::{Action, Config, Core, Event, News, OpId, Timer};
+pub use cabloy_redlock::core::Obstacle;
+use cabloy_redlock::record::Records;
+use cabloy_redlock::rule::Rules;
+pub use cabloy_redlock::{AgentId, Candidacy, ErrorKind, Owner, Timing};
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant as Wakeup, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -13,20 +19,18 @@ use tracing::{debug, info, trace, warn};
 
 use crate::clock::{Clock as _, Instant, SystemClock};
 use crate::ledger::{FinishError, Ledger, Put, PutError, ReadError, Record, RunResult};
-use crate::redlock::core::{Action, Config, Core, Event, News, OpId, Timer};
-pub use crate::redlock::node::NodeError;
-use crate::redlock::node::{Command, Node};
-use crate::redlock::record::Records;
-use crate::redlock::script::Keys;
-pub use crate::redlock::{AgentId, ErrorKind, Master, Masters, Owner, Timing};
+pub use crate::masters::node::NodeError;
+use crate::masters::node::{Command, Node};
+use crate::masters::script::Keys;
+pub use crate::masters::{Master, Masters};
 
-/// Whether the agent would lead, and what for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Candidacy {
-    /// It would; `false` while it leads makes it resign.
-    pub stands: bool,
-    /// Of its pod's template; the newest goes first.
-    pub revision: u64,
+/// Who stands: a pod, whichever process of the agent runs in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
 }
 
 /// What the agent is at the moment.
@@ -52,6 +56,8 @@ struct TermState {
     lost: CancellationToken,
     /// Nanoseconds after boot.
     claim_until: AtomicU64,
+    /// How far the time of day is ahead of the time since boot, in nanoseconds, by the median of the nodes.
+    time_offset: AtomicI64,
     records: RwLock<Records>,
 }
 
@@ -87,6 +93,13 @@ impl Term {
         Instant::from_nanos(self.0.claim_until.load(Ordering::Acquire))
     }
 
+    /// The time of day by the median of the masters' clocks: the same for every agent, whatever its own clock says.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        let nanos = i128::from(SystemClock.now().as_nanos()) + i128::from(self.0.time_offset.load(Ordering::Acquire));
+        Timestamp::from_nanosecond(nanos).unwrap_or_else(|_| SystemClock.utc())
+    }
+
     /// What the fenced read found, and everything written since, by id.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
@@ -116,6 +129,10 @@ pub struct NodeStatus {
     pub time_offset_ms: Option<i64>,
     /// What is wrong with its configuration, in words.
     pub warning: Option<String>,
+    /// For how long it has been known to have no memory: it was started again or emptied, and has no say.
+    pub without_memory: Option<Duration>,
+    /// Its clock is too far from the other masters' for its lock to count.
+    pub far: bool,
 }
 
 /// The election, as `/status` shows it.
@@ -131,6 +148,10 @@ pub struct ElectionStatus {
     pub claims_for: Option<Duration>,
     /// The highest token that was seen anywhere.
     pub promised: u64,
+    /// Why nobody can be elected, when it is for want of memory.
+    pub obstacle: Option<Obstacle>,
+    /// When this agent last had to begin the memory of the masters anew.
+    pub state_lost: Option<Timestamp>,
 }
 
 /// Handle to the one election task; cheap to clone.
@@ -148,6 +169,10 @@ struct View {
     term: Option<Term>,
     leader: Option<Owner>,
     promised: u64,
+    without_memory: Vec<Option<Instant>>,
+    far: Vec<bool>,
+    obstacle: Option<Obstacle>,
+    state_lost: Option<Timestamp>,
 }
 
 impl Elector {
@@ -157,7 +182,7 @@ impl Elector {
     pub fn spawn(
         tasks: &TaskTracker,
         shutdown: CancellationToken,
-        id: AgentId,
+        pod: Pod,
         masters: Masters,
         timing: Timing,
         cluster: &str,
@@ -165,12 +190,12 @@ impl Elector {
         let (requests, asked) = mpsc::unbounded_channel();
         let (role, watched) = watch::channel(Role::Follower { leader: None });
         let view = Arc::<Mutex<View>>::default();
-        let set = Set::open(tasks, cluster, &id, masters, timing, 0);
+        let set = Set::open(tasks, cluster, &pod, masters, timing, 0);
         locked(&view).nodes = set.nodes.clone();
         let driver = Driver {
             tasks: tasks.clone(),
             cluster: cluster.to_owned(),
-            agent: id,
+            pod,
             timing,
             candidacy: Candidacy::default(),
             set,
@@ -182,6 +207,7 @@ impl Elector {
             waiting: HashMap::new(),
             resigning: Vec::new(),
             next: None,
+            pace: Pace::now(),
         };
         tasks.spawn(driver.run(asked, shutdown));
         Self { requests, role: watched, view }
@@ -223,11 +249,13 @@ impl Elector {
     pub fn status(&self) -> ElectionStatus {
         let view = locked(&self.view);
         ElectionStatus {
-            nodes: view.nodes.iter().map(node_status).collect(),
+            nodes: view.nodes.iter().enumerate().map(|(id, node)| view.node(id, node)).collect(),
             leading: view.term.is_some(),
             leader: view.leader.clone(),
             claims_for: view.term.as_ref().map(|term| term.claim_until().since(SystemClock.now())),
             promised: view.promised,
+            obstacle: view.obstacle,
+            state_lost: view.state_lost,
         }
     }
 
@@ -243,16 +271,21 @@ impl Elector {
     }
 }
 
-fn node_status(node: &Node) -> NodeStatus {
-    let (master, health) = (node.master(), node.health());
-    NodeStatus {
-        name: master.name,
-        address: format!("{}:{}/{}", master.host, master.port, master.db),
-        reachable: health.reachable(),
-        error: health.error,
-        run_id: health.run_id.map(|run| run.to_string()),
-        time_offset_ms: health.time_offset_ms,
-        warning: health.warning,
+impl View {
+    fn node(&self, id: usize, node: &Node) -> NodeStatus {
+        let (master, health) = (node.master(), node.health());
+        let since = self.without_memory.get(id).copied().flatten();
+        NodeStatus {
+            name: master.name,
+            address: format!("{}:{}/{}", master.host, master.port, master.db),
+            reachable: health.reachable(),
+            error: health.error,
+            run_id: health.run_id.map(|run| run.to_string()),
+            time_offset_ms: health.time_offset_ms,
+            warning: health.warning,
+            without_memory: since.map(|since| SystemClock.now().since(since)),
+            far: self.far.get(id).copied().unwrap_or_default(),
+        }
     }
 }
 
@@ -293,7 +326,7 @@ struct Set {
 struct Driver {
     tasks: TaskTracker,
     cluster: String,
-    agent: AgentId,
+    pod: Pod,
     timing: Timing,
     candidacy: Candidacy,
     set: Set,
@@ -307,14 +340,39 @@ struct Driver {
     resigning: Vec<oneshot::Sender<()>>,
     /// Masters to go over to once releases are answered.
     next: Option<Masters>,
+    pace: Pace,
+}
+
+/// Whether the clocks of the machine go on together: a pause of a virtual machine, and a step of its time, part them.
+struct Pace {
+    boot: Instant,
+    wall: Timestamp,
+}
+
+impl Pace {
+    fn now() -> Self {
+        Self { boot: SystemClock.now(), wall: SystemClock.utc() }
+    }
+
+    /// Whether they parted since this was last asked.
+    fn broke(&mut self) -> bool {
+        let earlier = std::mem::replace(self, Self::now());
+        let boot = self.boot.since(earlier.boot);
+        let wall = self.wall.duration_since(earlier.wall);
+        let apart = (wall - SignedDuration::try_from(boot).unwrap_or(SignedDuration::MAX)).unsigned_abs();
+        apart > Timing::drift_over(boot)
+    }
 }
 
 impl Set {
-    fn open(tasks: &TaskTracker, cluster: &str, agent: &AgentId, masters: Masters, timing: Timing, floor: u64) -> Self {
+    fn open(tasks: &TaskTracker, cluster: &str, pod: &Pod, masters: Masters, timing: Timing, floor: u64) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let keys = Keys::new(cluster, floor);
-        let core = Core::new(Config { agent: agent.clone(), nodes: masters.len(), timing, floor });
+        let keys = Keys::new(cluster);
+        // New for each core: it numbers tokens and marks by itself.
+        let process = format!("{:016x}", rand::random::<u64>());
+        let agent = AgentId { pod: pod.name.clone(), uid: pod.uid.clone(), process };
+        let core = Core::new(Config { agent, nodes: masters.len(), timing, floor, rules: Rules::default() });
         let spawn = |(id, master)| Node::spawn(tasks, &stop, id, master, &keys, &sender);
         let nodes = masters.into_iter().enumerate().map(spawn).collect();
         Self { core, nodes, events, stop }
@@ -428,19 +486,34 @@ impl Driver {
         self.timers.clear();
         let floor = self.set.core.promised();
         info!(masters = masters.len(), floor, "going over to other masters");
-        self.set = Set::open(&self.tasks, &self.cluster, &self.agent, masters, self.timing, floor);
+        self.set = Set::open(&self.tasks, &self.cluster, &self.pod, masters, self.timing, floor);
         locked(&self.view).nodes = self.set.nodes.clone();
         self.step(Event::Stand(self.candidacy));
     }
 
     fn step(&mut self, event: Event) {
+        if self.pace.broke() {
+            warn!("the clocks of this machine did not go on together: no lease counts");
+            self.step_core(Event::Paused);
+        }
+        self.step_core(event);
+    }
+
+    fn step_core(&mut self, event: Event) {
         let traced = tracing::enabled!(tracing::Level::TRACE).then(|| format!("{event:?}"));
         let actions = self.set.core.step(SystemClock.now(), event);
-        trace!(agent = %self.agent, event = traced, ?actions);
+        trace!(pod = self.pod.name, event = traced, ?actions);
         self.carry_out(actions);
+        let core = &self.set.core;
+        if let (Some(term), Some(offset)) = (&self.term, core.time_offset()) {
+            term.0.time_offset.store(i64::try_from(offset).unwrap_or(i64::MAX), Ordering::Release);
+        }
         let mut view = locked(&self.view);
-        view.promised = self.set.core.promised();
-        view.leader = self.set.core.leader();
+        view.promised = core.promised();
+        view.leader = core.leader();
+        view.without_memory = core.without_memory();
+        view.far = core.far();
+        view.obstacle = core.obstacle();
     }
 
     fn carry_out(&mut self, actions: Vec<Action>) {
@@ -496,16 +569,23 @@ impl Driver {
             }
             News::Leads { token, claim_until, records } => {
                 info!(token, records = records.len(), "leads");
+                let offset = self.set.core.time_offset().unwrap_or_default();
+                let time_offset = i64::try_from(offset).unwrap_or(i64::MAX);
                 let term = Term(Arc::new(TermState {
                     token,
                     since: SystemClock.now(),
                     lost: CancellationToken::new(),
                     claim_until: AtomicU64::new(claim_until.as_nanos()),
+                    time_offset: AtomicI64::new(time_offset),
                     records: RwLock::new(records),
                 }));
                 self.term = Some(term.clone());
                 locked(&self.view).term = Some(term.clone());
                 self.role.send_replace(Role::Leader(term));
+            }
+            News::StateLost { floor } => {
+                warn!(floor, "the masters have lost their memory: it begins anew with what was left of it");
+                locked(&self.view).state_lost = Some(SystemClock.utc());
             }
             News::Lasts { claim_until } => {
                 if let Some(term) = &self.term {

@@ -11,7 +11,7 @@ use cabloy_crds::vocabulary::{Overlap, Scope};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::digest;
-use crate::redlock::{Master, Masters};
+use crate::masters::{Master, Masters};
 use crate::schedule::Timetable;
 
 /// The folder of the roles' files.

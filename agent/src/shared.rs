@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cabloy_crds::agent_status::{
     AgentStatus, AppStatus, ConfigStatus, ElectionStatus, MasterStatus, Problem, RevisionStatus, ScheduleStatus,
@@ -11,11 +12,17 @@ use cabloy_crds::names::AGENT_FILE;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::election::{Candidacy, Elector, ErrorKind, NodeStatus, Owner, Role};
+use crate::election::{Candidacy, Elector, ErrorKind, NodeStatus, Obstacle, Owner, Role};
 use crate::files::Loaded;
 use crate::metrics::{Metrics, Snapshot};
 use crate::reload::Config;
 use crate::startup::{Place, Plan};
+
+/// A master may be without memory for so long before somebody should look: it rests for a lease, by design.
+const MEMORY_GRACE: Duration = Duration::from_mins(2);
+
+/// How long a loss of memory stays in the status.
+const LOSS_SHOWN: Duration = Duration::from_hours(1);
 
 /// Who the agent is, for as long as its process lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,6 +206,7 @@ impl Shared {
             ));
         }
         problems.extend(election.iter().flat_map(|it| &it.masters).filter_map(|master| master.problem.clone()));
+        problems.extend(self.elector().into_iter().flat_map(|elector| memory_problems(&elector.status())));
         problems.extend(board.alarms.values().cloned());
         let failed = board.startups.values().filter(|it| it.state == StartupState::Failed);
         problems.extend(failed.map(|it| {
@@ -249,6 +257,29 @@ impl Shared {
     }
 }
 
+/// What there is to say about the memory of the masters together.
+fn memory_problems(status: &crate::election::ElectionStatus) -> Vec<Problem> {
+    let lost = status.state_lost.filter(|at| Timestamp::now().duration_since(*at).unsigned_abs() < LOSS_SHOWN).map(|at| {
+        let message = format!(
+            "at {at} too few masters of role redlock had kept their memory, and it began anew with what was left: runs \
+             around then may have been run twice; masters that keep it over a restart need appendonly yes and \
+             appendfsync always"
+        );
+        problem("StateLost", message, None)
+    });
+    let stuck = (status.obstacle == Some(Obstacle::NeedsAllNodes)).then(|| {
+        let missing = status.nodes.iter().filter(|node| !node.reachable).map(|node| node.address.as_str());
+        let missing: Vec<_> = missing.collect();
+        let message = format!(
+            "most masters of role redlock have no memory, and it can begin anew only when all can be reached; waiting \
+             for {}",
+            missing.join(", ")
+        );
+        problem("MastersMissing", message, None)
+    });
+    lost.into_iter().chain(stuck).collect()
+}
+
 fn problem(reason: &str, message: String, path: Option<String>) -> Problem {
     Problem { reason: reason.to_owned(), message, path }
 }
@@ -267,7 +298,13 @@ fn master(node: &NodeStatus) -> MasterStatus {
         };
         problem(reason, error.to_string(), Some(node.address.clone()))
     });
-    let warning =
-        node.warning.clone().map(|warning| problem("RedisConfiguration", warning, Some(node.address.clone())));
-    MasterStatus { address: node.address.clone(), reachable: node.reachable, problem: error.or(warning) }
+    let says = |reason, message: String| problem(reason, message, Some(node.address.clone()));
+    let forgetful = node.without_memory.filter(|since| *since > MEMORY_GRACE).map(|since| {
+        let seconds = since.as_secs();
+        says("LostMemory", format!("was started again or emptied {seconds} s ago, and has not been given its memory back"))
+    });
+    let far = node.far.then(|| says("ClockSkew", "its clock is far from the other masters': its lock does not count".into()));
+    let warning = node.warning.clone().map(|warning| says("RedisConfiguration", warning));
+    let problem = error.or(forgetful).or(far).or(warning);
+    MasterStatus { address: node.address.clone(), reachable: node.reachable, problem }
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use cabloy_agent::clock::{Clock as _, SystemClock};
-use cabloy_agent::redlock::message::{Body, Entry, Reply, Request, Verdict};
-use cabloy_agent::redlock::model::ModelNode;
-use cabloy_agent::redlock::record::{Record, RunResult};
-use cabloy_agent::redlock::script::{self, Keys};
-use cabloy_agent::redlock::{AgentId, Owner};
+use cabloy_agent::masters::script::{self, Keys};
+use cabloy_redlock::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
+use cabloy_redlock::model::ModelNode;
+use cabloy_redlock::record::{Record, RunResult};
+use cabloy_redlock::rule::Rules;
+use cabloy_redlock::{AgentId, Owner};
 use cabloy_tests::redis::Redis;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -17,8 +18,8 @@ use serde_json::json;
 const TTL: Duration = Duration::from_mins(10);
 
 fn agent() -> impl Strategy<Value = AgentId> {
-    // One is how the other begins.
-    prop_oneof!["a", "ab"].prop_map(|pod| AgentId { pod, uid: "u".into() })
+    // One pod is how the other begins, and either may have had another process.
+    (prop_oneof!["a", "ab"], prop_oneof!["1", "2"]).prop_map(|(pod, process)| AgentId { pod, uid: "u".into(), process })
 }
 
 fn owner() -> impl Strategy<Value = Owner> {
@@ -52,6 +53,36 @@ fn record(token: u64) -> impl Strategy<Value = Record> {
     })
 }
 
+fn mark() -> impl Strategy<Value = std::sync::Arc<str>> {
+    prop_oneof!["m", "o"].prop_map(Into::into)
+}
+
+fn life(run: &str) -> impl Strategy<Value = Incarnation> + use<> {
+    (prop_oneof![9 => Just(run.to_owned()), 1 => Just("0".repeat(40))], mark())
+        .prop_map(|(run, mark)| Incarnation { run: run.into(), mark })
+}
+
+/// What is done to a node.
+#[derive(Clone, Debug)]
+enum Step {
+    Ask(Request),
+    /// FLUSHALL.
+    Flush,
+}
+
+fn step(run: &str) -> impl Strategy<Value = Step> + use<> {
+    let seeds = prop_oneof![
+        3 => mark().prop_map(|mark| Request::Mark { mark }),
+        1 => life(run).prop_map(|life| Request::Recall { life }),
+        3 => (life(run), token(), vec(record(1), 0..3)).prop_map(|(life, promised, records)| Request::Seed {
+            life,
+            promised,
+            records: records.into_iter().map(Into::into).collect()
+        }),
+    ];
+    prop_oneof![10 => request().prop_map(Step::Ask), 3 => seeds.prop_map(Step::Ask), 1 => Just(Step::Flush)]
+}
+
 fn request() -> impl Strategy<Value = Request> {
     let put = token().prop_flat_map(|token| {
         let entry = (record(token), any::<bool>()).prop_map(|(record, claim)| Entry { record: record.into(), claim });
@@ -79,35 +110,81 @@ fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
-/// What must be alike: not times, nor names of lives.
-fn essence(reply: Reply) -> (bool, u64, Option<Owner>, Option<u64>, Body) {
-    let body = match reply.body {
+/// What must be alike: not times.
+fn essence(reply: Reply) -> (bool, bool, Incarnation, u64, Option<Owner>, Option<u64>, Body) {
+    let Reply { accepted, intact, incarnation, promised, owner, stand, body, .. } = reply;
+    let body = match body {
         Body::Records(mut records) => {
             records.sort_by(|a, b| a.id.cmp(&b.id));
             Body::Records(records)
         }
         body => body,
     };
-    (reply.accepted, reply.promised, reply.owner.map(|(owner, _)| owner), reply.stand.map(|(it, _)| it), body)
+    (accepted, intact, incarnation, promised, owner.map(|(owner, _)| owner), stand.map(|(it, _)| it), body)
+}
+
+/// The requests that give a new node its memory.
+fn memory(run: &str) -> [Request; 2] {
+    let life = Incarnation { run: run.into(), mark: "m".into() };
+    [Request::Mark { mark: "m".into() }, Request::Seed { life, promised: 0, records: [].into() }]
+}
+
+fn run_id(server: &Redis) -> String {
+    let info: String = server.run(&["INFO", "server"]);
+    info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim().to_owned()
 }
 
 #[test]
 fn the_model_does_what_the_scripts_do() {
     let server = Redis::start();
+    let run = run_id(&server);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = redis::Client::open(server.url()).unwrap();
     let connection = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
-    let keys = Keys::new("prod/shop", 0);
+    let keys = Keys::new("prod/shop");
     let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(requests in vec(request(), 1..40))| {
+    proptest!(config, |(seeded: bool, steps in vec(step(&run), 1..40))| {
         let () = server.run(&["FLUSHALL"]);
-        let mut model = ModelNode::new("run", 0);
-        for request in &requests {
-            let real = runtime.block_on(script::run(&connection, &keys, request)).unwrap();
-            let (modelled, _) = model.apply(SystemClock.now(), request);
+        let mut model = ModelNode::new(&run, Rules::default());
+        let first = memory(&run).map(Step::Ask).into_iter().filter(|_| seeded);
+        for step in first.chain(steps) {
+            let Step::Ask(request) = step else {
+                let () = server.run(&["FLUSHALL"]);
+                model.flush();
+                continue;
+            };
+            let real = runtime.block_on(script::run(&connection, &keys, &request)).unwrap();
+            let (modelled, _) = model.apply(SystemClock.now(), &request);
             prop_assert_eq!(essence(real), essence(modelled), "{:?}", request);
         }
     });
+}
+
+/// A server that was started again with all it had has no say all the same: nobody knows whether it is all.
+#[test]
+fn a_memory_is_of_one_life_of_the_server() {
+    let server = Redis::builder().durable().start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let keys = Keys::new("prod/shop");
+    let run = |request: &Request| {
+        let client = redis::Client::open(server.url()).unwrap();
+        let connection = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
+        runtime.block_on(script::run(&connection, &keys, request)).unwrap()
+    };
+    let first = run_id(&server);
+    assert!(memory(&first).iter().all(|request| run(request).accepted));
+    let agent = AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
+    let grant = |token| Request::Grant { token, agent: agent.clone(), revision: 1, ttl: TTL };
+    let granted = run(&grant(7));
+    assert!(granted.accepted && granted.intact);
+    server.restart();
+    let refused = run(&grant(8));
+    assert_eq!((refused.accepted, refused.intact, refused.promised), (false, false, 7));
+    assert!(!run(&Request::Read { token: 7 }).accepted);
+    let again = run_id(&server);
+    assert_ne!(first, again);
+    assert!(memory(&again).iter().all(|request| run(request).accepted));
+    assert!(run(&grant(8)).accepted);
 }
 
 #[test]
@@ -116,9 +193,10 @@ fn many_records_go_in_parts() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = redis::Client::open(server.url()).unwrap();
     let connection = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
-    let keys = Keys::new("prod/shop", 0);
+    let keys = Keys::new("prod/shop");
     let run = |request: &Request| runtime.block_on(script::run(&connection, &keys, request)).unwrap();
-    let agent = AgentId { pod: "a".into(), uid: "u".into() };
+    let agent = AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
+    assert!(memory(&run_id(&server)).iter().all(|request| run(request).accepted));
     assert!(run(&Request::Grant { token: 1, agent, revision: 1, ttl: TTL }).accepted);
     let entry = |index: u64| {
         let (id, nonce) = (format!("run/{index:04}"), "n".to_owned());

@@ -6,6 +6,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cabloy_redlock::ErrorKind;
+use cabloy_redlock::core::{CallId, Event, NodeId};
+use cabloy_redlock::message::{Lane, Reply, Request, Wake};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
@@ -21,10 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::core::{CallId, Event, NodeId};
-use super::message::{Lane, Reply, Request, Wake};
+use super::Master;
 use super::script::{self, Keys};
-use super::{ErrorKind, Master};
 use crate::clock::{Clock as _, SystemClock};
 
 /// How long a connection may take to come about, with its handshake.
@@ -61,6 +62,8 @@ pub struct Health {
     pub time_offset_ms: Option<i64>,
     /// What is wrong with its configuration, in words.
     pub warning: Option<String>,
+    /// It has every write on disk before it acknowledges it.
+    durable: bool,
 }
 
 impl Health {
@@ -295,7 +298,8 @@ impl Link {
             if let Some(warning) = &locked(&self.health).warning {
                 warn!(node = master.name, warning, "configuration of the server");
             }
-            _ = self.events.send(Event::Up(self.id));
+            let durable = locked(&self.health).durable;
+            _ = self.events.send(Event::Up { node: self.id, durable });
         }
     }
 
@@ -409,6 +413,8 @@ async fn examine(connection: &mut MultiplexedConnection) -> RedisResult<Health> 
         .cmd("TIME")
         .query_async(connection)
         .await?;
+    // A user who may not ask is a server that may lose what it acknowledged.
+    let durable = is_durable(connection).await.unwrap_or(false);
     let policy: String = memory.get("maxmemory_policy").unwrap_or_default();
     let role: String = replication.get("role").unwrap_or_default();
     let mut warnings = Vec::new();
@@ -422,8 +428,17 @@ async fn examine(connection: &mut MultiplexedConnection) -> RedisResult<Health> 
         run_id: server.get::<String>("run_id").map(Arc::from),
         time_offset_ms: Some(offset_ms(seconds * 1_000_000 + micros)),
         warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
+        durable,
         ..Health::default()
     })
+}
+
+/// Whether every write is on disk before it is acknowledged.
+async fn is_durable(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+    let get = |name: &str| redis::cmd("CONFIG").arg("GET").arg(name).clone();
+    let (_, appendonly): (String, String) = get("appendonly").query_async(connection).await?;
+    let (_, appendfsync): (String, String) = get("appendfsync").query_async(connection).await?;
+    Ok(appendonly == "yes" && appendfsync == "always")
 }
 
 /// How far a node's wall clock, in microseconds, is ahead of ours, in milliseconds.

@@ -3,13 +3,13 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use cabloy_redlock::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
+use cabloy_redlock::record::Record;
+use cabloy_redlock::{AgentId, Owner};
 use futures::future::try_join_all;
 use redis::aio::ConnectionLike;
 use redis::{FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation, Value};
 
-use super::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
-use super::record::Record;
-use super::{AgentId, Owner};
 
 /// So many records go in one call: a script that runs for long holds up everybody.
 const CHUNK: usize = 500;
@@ -29,6 +29,9 @@ script!(STAND, "lua/stand.lua");
 script!(READ, "lua/read.lua");
 script!(PUT, "lua/put.lua");
 script!(FINISH, "lua/finish.lua");
+script!(MARK, "lua/mark.lua");
+script!(RECALL, "lua/recall.lua");
+script!(SEED, "lua/seed.lua");
 script!(LOOK, "lua/look.lua");
 script!(FORGET, "lua/forget.lua");
 
@@ -39,16 +42,14 @@ pub struct Keys {
     node: String,
     records: String,
     stand: String,
-    /// Channel of [`Wake`](super::message::Wake) messages.
+    /// Channel of [`Wake`](cabloy_redlock::message::Wake) messages.
     pub wake: String,
-    /// Tokens are higher than this.
-    floor: u64,
 }
 
 impl Keys {
-    /// Of the cluster `<namespace>/<name>`; a node without a memory begins with a promise of `floor`.
+    /// Of the cluster `<namespace>/<name>`.
     #[must_use]
-    pub fn new(cluster: &str, floor: u64) -> Self {
+    pub fn new(cluster: &str) -> Self {
         let key = |name: &str| format!("cabloy:{{{cluster}}}:{name}");
         Self {
             lock: key("lock"),
@@ -56,13 +57,12 @@ impl Keys {
             records: key("records"),
             stand: key("stand"),
             wake: key("wake"),
-            floor,
         }
     }
 
     fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
         let mut call = script.prepare_invoke();
-        call.key(&self.lock).key(&self.node).key(&self.records).key(&self.stand).arg(self.floor).arg(&self.wake);
+        call.key(&self.lock).key(&self.node).key(&self.records).key(&self.stand).arg(&self.wake);
         call
     }
 }
@@ -72,7 +72,7 @@ impl Keys {
 /// # Errors
 /// What Redis says.
 pub async fn load(connection: &mut impl ConnectionLike) -> RedisResult<()> {
-    for script in [&GRANT, &RENEW, &RELEASE, &STAND, &READ, &PUT, &FINISH, &LOOK, &FORGET] {
+    for script in [&GRANT, &RENEW, &RELEASE, &STAND, &READ, &PUT, &FINISH, &MARK, &RECALL, &SEED, &LOOK, &FORGET] {
         script.load_async(connection).await?;
     }
     Ok(())
@@ -95,7 +95,7 @@ pub async fn run<C: ConnectionLike + Clone>(connection: &C, keys: &Keys, request
             script = &GRANT;
             call = keys.call(script);
             let owner = Owner::Agent { agent: AgentId::clone(agent), revision: *revision, token: *token };
-            call.arg(*token).arg(owner.to_string()).arg(format!("{agent}/")).arg(*revision).arg(millis(*ttl));
+            call.arg(*token).arg(owner.to_string()).arg(agent.pod_prefix()).arg(*revision).arg(millis(*ttl));
         }
         Request::Renew { token, owner, ttl } => {
             script = &RENEW;
@@ -123,6 +123,24 @@ pub async fn run<C: ConnectionLike + Clone>(connection: &C, keys: &Keys, request
             call = keys.call(script);
             call.arg(&**id).arg(&result.nonce).arg(result.encode());
         }
+        Request::Mark { mark } => {
+            script = &MARK;
+            call = keys.call(script);
+            call.arg(&**mark);
+        }
+        Request::Recall { life } => {
+            script = &RECALL;
+            call = keys.call(script);
+            call.arg(&*life.run).arg(&*life.mark);
+        }
+        Request::Seed { life, promised, records } => {
+            script = &SEED;
+            call = keys.call(script);
+            call.arg(&*life.run).arg(&*life.mark).arg(*promised);
+            for record in &**records {
+                call.arg(&record.id).arg(record.encode());
+            }
+        }
         Request::Look { ids } => {
             script = &LOOK;
             call = keys.call(script);
@@ -136,7 +154,8 @@ pub async fn run<C: ConnectionLike + Clone>(connection: &C, keys: &Keys, request
     }
     let answer: Value = call.invoke_async(&mut connection.clone()).await?;
     let (mut reply, body) = parse(answer)?;
-    if matches!(request, Request::Read { .. } | Request::Look { .. }) && reply.accepted {
+    let tells = matches!(request, Request::Read { .. } | Request::Look { .. } | Request::Recall { .. });
+    if tells && reply.accepted {
         reply.body = Body::Records(records(body)?);
     }
     Ok(reply)
@@ -195,8 +214,8 @@ fn unexpected(what: &'static str) -> RedisError {
 
 /// The part of an answer that all scripts share, and the rest.
 fn parse(answer: Value) -> RedisResult<(Reply, Value)> {
-    type Shared = (bool, String, String, u64, Option<Vec<u8>>, i64, Option<u64>, i64, u64, u64, Value);
-    let (accepted, run, mark, promised, owner, left, stand, stands, seconds, micros, body) =
+    type Shared = (bool, String, String, bool, u64, Option<Vec<u8>>, i64, Option<u64>, i64, u64, u64, Value);
+    let (accepted, run, mark, intact, promised, owner, left, stand, stands, seconds, micros, body) =
         Shared::from_redis_value(answer)?;
     let owner = owner.map(|value| {
         let left = u64::try_from(left).ok().map(Duration::from_millis);
@@ -205,6 +224,7 @@ fn parse(answer: Value) -> RedisResult<(Reply, Value)> {
     let stands = Duration::from_millis(u64::try_from(stands).unwrap_or_default());
     let reply = Reply {
         incarnation: Incarnation { run: run.into(), mark: mark.into() },
+        intact,
         promised,
         owner,
         stand: stand.map(|revision| (revision, stands)),

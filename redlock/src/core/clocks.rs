@@ -64,11 +64,8 @@ impl Core {
     }
 
     /// The nodes' time less ours in the middle of the nodes that were heard, in nanoseconds.
-    pub(super) fn median(&self) -> Option<i128> {
-        let mut middles: Vec<_> = self.nodes.iter().filter_map(|node| Some(node.clock?.middle())).collect();
-        middles.sort_unstable();
-        let half = middles.len().checked_sub(1)? / 2;
-        Some(i128::midpoint(middles[half], middles[middles.len() / 2]))
+    fn median(&self) -> Option<i128> {
+        median(self.nodes.iter().filter_map(|node| Some(node.clock?.middle())))
     }
 
     /// Which nodes have a clock so far from the others' that their locks do not count.
@@ -81,13 +78,22 @@ impl Core {
         self.nodes.iter().map(|node| node.clock.is_some_and(far)).collect()
     }
 
-    /// The time of day by the median of the nodes at our `now`, in nanoseconds since 1970; `None` before one has answered.
+    /// How far the time of day, in nanoseconds since 1970, is ahead of our clock by the median of the nodes; at least so
+    /// much. `None` before one has answered.
     ///
     /// No tick is due before it is due by this: one clock that is ahead must not run what others hold to be the future.
     #[must_use]
-    pub fn time_at(&self, now: Instant) -> Option<i128> {
-        self.median().map(|median| i128::from(now.as_nanos()) + median)
+    pub fn time_offset(&self) -> Option<i128> {
+        median(self.nodes.iter().filter_map(|node| Some(node.clock?.low)))
     }
+}
+
+/// Of an even number, between the two in the middle.
+fn median(values: impl Iterator<Item = i128>) -> Option<i128> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_unstable();
+    let half = values.len().checked_sub(1)? / 2;
+    Some(i128::midpoint(values[half], values[values.len() / 2]))
 }
 
 fn nanos(span: Duration) -> i128 {

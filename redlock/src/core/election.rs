@@ -151,7 +151,7 @@ impl Core {
             return;
         }
         self.promised = self.promised.max(token);
-        self.led_before = true;
+        self.led_before |= token > 0;
         if self.leads().is_some_and(|mine| mine < token) {
             self.resign();
         }

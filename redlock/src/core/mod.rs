@@ -23,6 +23,7 @@ use std::time::Duration;
 use self::clocks::Reading;
 use self::election::Phase;
 use self::ledger::Operation;
+pub use self::seed::Obstacle;
 use crate::clock::Instant;
 use crate::ledger::{FinishError, Put, PutError, ReadError};
 use crate::message::{Incarnation, Lane, Reply, Request, Wake};
@@ -426,6 +427,12 @@ impl Core {
     #[must_use]
     pub fn promised(&self) -> u64 {
         self.promised
+    }
+
+    /// Since when each node is known to have no memory, by our clock.
+    #[must_use]
+    pub fn without_memory(&self) -> Vec<Option<Instant>> {
+        self.nodes.iter().map(|node| node.amnesiac).collect()
     }
 
     /// How many nodes are a majority.
