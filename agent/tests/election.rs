@@ -374,12 +374,16 @@ async fn what_one_leader_records_the_next_one_knows() {
 #[tokio::test]
 async fn another_redlock_client_is_respected() {
     let servers = servers::<3>();
+    let terms = Terms::default();
+    let agents = start::<1>(&masters(&servers), &terms);
+    // The masters have a memory from now on.
+    leader(&agents).await;
+    agents[0].elector.resign().await;
     for server in &servers[..2] {
         let () = server.run(&["SET", LOCK, "some other client", "NX", "PX", "1200"]);
     }
     let taken = now();
-    let terms = Terms::default();
-    let agents = start::<1>(&masters(&servers), &terms);
+    agents[0].elector.stand(Candidacy { stands: true, revision: 1 });
     let mut role = agents[0].elector.watch();
     let other = Owner::Other("some other client".into());
     let seen = |role: &Role| matches!(role, Role::Follower { leader: Some(leader) } if *leader == other);
