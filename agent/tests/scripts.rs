@@ -74,9 +74,10 @@ fn step(run: &str) -> impl Strategy<Value = Step> + use<> {
     let seeds = prop_oneof![
         3 => mark().prop_map(|mark| Request::Mark { mark }),
         1 => life(run).prop_map(|life| Request::Recall { life }),
-        3 => (life(run), token(), vec(record(1), 0..3)).prop_map(|(life, promised, records)| Request::Seed {
+        3 => (life(run), token(), any::<bool>(), vec(record(1), 0..3)).prop_map(|(life, promised, led, records)| Request::Seed {
             life,
             promised,
+            led,
             records: records.into_iter().map(Into::into).collect()
         }),
     ];
@@ -111,8 +112,8 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 /// What must be alike: not times.
-fn essence(reply: Reply) -> (bool, bool, Incarnation, u64, Option<Owner>, Option<u64>, Body) {
-    let Reply { accepted, intact, incarnation, promised, owner, stand, body, .. } = reply;
+fn essence(reply: Reply) -> (bool, bool, Incarnation, u64, bool, Option<Owner>, Option<u64>, Body) {
+    let Reply { accepted, intact, incarnation, promised, led, owner, stand, body, .. } = reply;
     let body = match body {
         Body::Records(mut records) => {
             records.sort_by(|a, b| a.id.cmp(&b.id));
@@ -120,13 +121,13 @@ fn essence(reply: Reply) -> (bool, bool, Incarnation, u64, Option<Owner>, Option
         }
         body => body,
     };
-    (accepted, intact, incarnation, promised, owner.map(|(owner, _)| owner), stand.map(|(it, _)| it), body)
+    (accepted, intact, incarnation, promised, led, owner.map(|(owner, _)| owner), stand.map(|(it, _)| it), body)
 }
 
 /// The requests that give a new node its memory.
 fn memory(run: &str) -> [Request; 2] {
     let life = Incarnation { run: run.into(), mark: "m".into() };
-    [Request::Mark { mark: "m".into() }, Request::Seed { life, promised: 0, records: [].into() }]
+    [Request::Mark { mark: "m".into() }, Request::Seed { life, promised: 0, led: false, records: [].into() }]
 }
 
 fn run_id(server: &Redis) -> String {

@@ -87,6 +87,8 @@ pub enum Request {
         life: Incarnation,
         /// Its promise.
         promised: u64,
+        /// Whether somebody has led by the memory that it is a copy of.
+        led: bool,
         /// All its records.
         records: Arc<[Arc<Record>]>,
     },
@@ -155,6 +157,8 @@ pub struct Reply {
     pub intact: bool,
     /// The highest token it has promised, as far as it remembers.
     pub promised: u64,
+    /// Somebody has led by its memory, so that it would be missed: a leader has renewed its lock here, or put a record.
+    pub led: bool,
     /// Whose lock it holds now, and for how long; without an end for a foreign lock that has none.
     pub owner: Option<(Owner, Option<Duration>)>,
     /// The newest revision that stands, and for how long the mark lives.
@@ -192,7 +196,7 @@ pub enum Verdict {
 /// A message on the wake channel of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wake {
-    /// A leader renewed its lock. It spares those who wait every question.
+    /// A lock was taken, or renewed. It spares those who wait every question.
     Held {
         /// Whose lock.
         owner: Owner,
@@ -203,7 +207,11 @@ pub enum Wake {
     Free {
         /// Whose it was.
         owner: Owner,
+        /// How many hear this, so that they can spread themselves.
+        listeners: u32,
     },
+    /// Somebody leads by the node's memory from now on, for the first time.
+    Led,
     /// A candidate of a revision stands that is newer than the leader's.
     Stand {
         /// Which.
@@ -217,13 +225,14 @@ impl Wake {
     /// Reads a message; `None` for one of another version.
     #[must_use]
     pub fn parse(message: &str) -> Option<Self> {
-        let (kind, rest) = message.split_once(' ')?;
-        if kind == "free" {
-            return Some(Self::Free { owner: Owner::parse(rest) });
+        if message == "led" {
+            return Some(Self::Led);
         }
-        let (ttl, rest) = rest.split_once(' ')?;
-        let ttl = Duration::from_millis(ttl.parse().ok()?);
+        let (kind, rest) = message.split_once(' ')?;
+        let (number, rest) = rest.split_once(' ')?;
+        let ttl = Duration::from_millis(number.parse().ok()?);
         match kind {
+            "free" => Some(Self::Free { owner: Owner::parse(rest), listeners: number.parse().ok()? }),
             "held" => Some(Self::Held { owner: Owner::parse(rest), ttl }),
             "stand" => Some(Self::Stand { revision: rest.parse().ok()?, ttl }),
             _ => None,
@@ -237,12 +246,13 @@ mod tests {
 
     #[test]
     fn wake_messages_are_read() {
-        let owner = Owner::parse("a/b/1:2");
+        let owner = Owner::parse("a/b/c/1:2");
         let ttl = Duration::from_millis(1500);
-        assert_eq!(Wake::parse("held 1500 a/b/1:2"), Some(Wake::Held { owner: owner.clone(), ttl }));
-        assert_eq!(Wake::parse("free a/b/1:2"), Some(Wake::Free { owner }));
+        assert_eq!(Wake::parse("held 1500 a/b/c/1:2"), Some(Wake::Held { owner: owner.clone(), ttl }));
+        assert_eq!(Wake::parse("free 7 a/b/c/1:2"), Some(Wake::Free { owner, listeners: 7 }));
         assert_eq!(Wake::parse("stand 1500 4"), Some(Wake::Stand { revision: 4, ttl }));
-        for other in ["", "free", "held x a", "stand 1 x", "else 1 2"] {
+        assert_eq!(Wake::parse("led"), Some(Wake::Led));
+        for other in ["", "free", "free a", "held x a", "stand 1 x", "else 1 2"] {
             assert_eq!(Wake::parse(other), None, "{other}");
         }
     }

@@ -16,6 +16,8 @@ pub struct ModelNode {
     run: Arc<str>,
     memory: Memory,
     rules: Rules,
+    /// How many hear what it publishes.
+    pub listeners: u32,
 }
 
 /// What a server holds, and may keep, lose or get back from an earlier time when it is started again.
@@ -26,6 +28,7 @@ pub struct Memory {
     /// The life that is to be seeded.
     marked: Option<Incarnation>,
     promised: u64,
+    led: bool,
     lock: Option<(String, Option<Instant>)>,
     stand: Option<(u64, Instant)>,
     records: BTreeMap<String, Record>,
@@ -35,7 +38,7 @@ impl ModelNode {
     /// An empty server.
     #[must_use]
     pub fn new(run: &str, rules: Rules) -> Self {
-        Self { run: run.into(), memory: Memory::default(), rules }
+        Self { run: run.into(), memory: Memory::default(), rules, listeners: 2 }
     }
 
     /// What it holds now.
@@ -94,17 +97,18 @@ impl ModelNode {
     }
 
     /// Carries out a request at `now` of its own clock: the answer, and what is published.
-    pub fn apply(&mut self, now: Instant, request: &Request) -> (Reply, Option<Wake>) {
-        let mut wake = None;
+    pub fn apply(&mut self, now: Instant, request: &Request) -> (Reply, Vec<Wake>) {
+        let mut wakes = Vec::new();
+        let led = self.memory.led;
         let body = match request {
             Request::Release { owner, publish } => (self.owner(now) == Some(&owner.to_string())).then(|| {
                 self.memory.lock = None;
-                wake = publish.then(|| Wake::Free { owner: owner.clone() });
+                wakes.extend(publish.then(|| Wake::Free { owner: owner.clone(), listeners: self.listeners }));
                 Body::Empty
             }),
             Request::Stand { revision, ttl } => (self.standing(now) <= *revision).then(|| {
                 self.memory.stand = Some((*revision, now + *ttl));
-                wake = Some(Wake::Stand { revision: *revision, ttl: *ttl });
+                wakes.push(Wake::Stand { revision: *revision, ttl: *ttl });
                 Body::Empty
             }),
             Request::Mark { mark } => (!self.intact()).then(|| {
@@ -113,11 +117,12 @@ impl ModelNode {
             }),
             Request::Recall { life } => (!self.intact() && self.is_marked(life))
                 .then(|| Body::Records(self.memory.records.values().cloned().collect())),
-            Request::Seed { life, promised, records } => self.may_seed(life).then(|| {
+            Request::Seed { life, promised, led, records } => self.may_seed(life).then(|| {
                 self.memory = Memory {
                     seeded: Some(Incarnation { run: self.run.clone(), mark: life.mark.clone() }),
                     marked: None,
                     promised: *promised,
+                    led: *led,
                     lock: self.memory.lock.take(),
                     stand: self.memory.stand,
                     records: records.iter().map(|record| (record.id.clone(), Record::clone(record))).collect(),
@@ -138,6 +143,7 @@ impl ModelNode {
                     let owner = Owner::Agent { agent: agent.clone(), revision: *revision, token: *token };
                     self.memory.promised = *token;
                     self.memory.lock = Some((owner.to_string(), Some(now + *ttl)));
+                    wakes.push(Wake::Held { owner, ttl: *ttl });
                     Body::Empty
                 })
             }
@@ -145,15 +151,19 @@ impl ModelNode {
                 let value = owner.to_string();
                 let mine = self.memory.promised == *token && self.owner(now).is_none_or(|held| held == value);
                 mine.then(|| {
+                    self.memory.led = true;
                     self.memory.lock = Some((value, Some(now + *ttl)));
-                    wake = Some(Wake::Held { owner: owner.clone(), ttl: *ttl });
+                    wakes.push(Wake::Held { owner: owner.clone(), ttl: *ttl });
                     Body::Empty
                 })
             }
             Request::Read { token } => (self.memory.promised == *token || !self.rules.hold(Rule::FencedRead))
                 .then(|| Body::Records(self.memory.records.values().cloned().collect())),
             Request::Put { token, entries } => (self.memory.promised == *token || !self.rules.hold(Rule::FencedPut))
-                .then(|| Body::Verdicts(entries.iter().map(|entry| self.put(*token, entry)).collect())),
+                .then(|| {
+                    self.memory.led = true;
+                    Body::Verdicts(entries.iter().map(|entry| self.put(*token, entry)).collect())
+                }),
             Request::Finish { id, result } => self.finish(id, result).then_some(Body::Empty),
             Request::Look { ids } => {
                 Some(Body::Records(ids.iter().filter_map(|id| self.memory.records.get(id)).cloned().collect()))
@@ -167,11 +177,15 @@ impl ModelNode {
                 Body::Empty
             }),
         };
+        if self.memory.led && !led && !matches!(request, Request::Seed { .. }) {
+            wakes.insert(0, Wake::Led);
+        }
         let left = |until: Instant| until.since(now);
         let reply = Reply {
             incarnation: self.life(),
             intact: self.intact(),
             promised: self.memory.promised,
+            led: self.memory.led,
             owner: self
                 .owner(now)
                 .map(|value| (Owner::parse(value), self.memory.lock.as_ref().and_then(|(_, until)| *until).map(left))),
@@ -180,7 +194,7 @@ impl ModelNode {
             accepted: body.is_some(),
             body: body.unwrap_or(Body::Empty),
         };
-        (reply, wake)
+        (reply, wakes)
     }
 
     fn is_marked(&self, life: &Incarnation) -> bool {

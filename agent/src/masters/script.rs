@@ -133,10 +133,10 @@ pub async fn run<C: ConnectionLike + Clone>(connection: &C, keys: &Keys, request
             call = keys.call(script);
             call.arg(&*life.run).arg(&*life.mark);
         }
-        Request::Seed { life, promised, records } => {
+        Request::Seed { life, promised, led, records } => {
             script = &SEED;
             call = keys.call(script);
-            call.arg(&*life.run).arg(&*life.mark).arg(*promised);
+            call.arg(&*life.run).arg(&*life.mark).arg(*promised).arg(u8::from(*led));
             for record in &**records {
                 call.arg(&record.id).arg(record.encode());
             }
@@ -214,8 +214,8 @@ fn unexpected(what: &'static str) -> RedisError {
 
 /// The part of an answer that all scripts share, and the rest.
 fn parse(answer: Value) -> RedisResult<(Reply, Value)> {
-    type Shared = (bool, String, String, bool, u64, Option<Vec<u8>>, i64, Option<u64>, i64, u64, u64, Value);
-    let (accepted, run, mark, intact, promised, owner, left, stand, stands, seconds, micros, body) =
+    type Shared = (bool, String, String, u8, u64, Option<Vec<u8>>, i64, Option<u64>, i64, u64, u64, Value);
+    let (accepted, run, mark, memory, promised, owner, left, stand, stands, seconds, micros, body) =
         Shared::from_redis_value(answer)?;
     let owner = owner.map(|value| {
         let left = u64::try_from(left).ok().map(Duration::from_millis);
@@ -224,7 +224,8 @@ fn parse(answer: Value) -> RedisResult<(Reply, Value)> {
     let stands = Duration::from_millis(u64::try_from(stands).unwrap_or_default());
     let reply = Reply {
         incarnation: Incarnation { run: run.into(), mark: mark.into() },
-        intact,
+        intact: memory & 1 != 0,
+        led: memory & 2 != 0,
         promised,
         owner,
         stand: stand.map(|revision| (revision, stands)),

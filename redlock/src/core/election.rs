@@ -20,6 +20,8 @@ const BACKOFF: Duration = Duration::from_millis(5);
 const BACKOFF_LIMIT: Duration = Duration::from_secs(1);
 /// Once a majority of a leader's nodes are free, the others follow within this.
 const RELEASE: Duration = Duration::from_millis(2);
+/// Those who wait for a lock to be given back spread over so much for each of them.
+const STAGGER: Duration = Duration::from_millis(2);
 /// Those who wait for a lock to run out spread over this.
 const SPREAD: Duration = Duration::from_millis(50);
 /// Lua compares numbers exactly below this.
@@ -52,8 +54,6 @@ pub(super) struct Try {
     /// Nodes that granted, with the life that did (PROTOCOL 2).
     granted: BTreeMap<NodeId, Incarnation>,
     stage: Stage,
-    /// Others saw a majority under this owner, so they wait for a word when it gives up.
-    noticed: bool,
     /// A node refused because of its promise alone: the next token may do at once.
     outbid: bool,
 }
@@ -224,8 +224,7 @@ impl Core {
             self.backs_off = false;
             self.set_timer(Timer::Look, until, spread);
         } else if !self.backs_off && self.nodes.iter().filter(|node| node.up).count() >= self.majority() {
-            let intact = self.nodes.iter().filter(|node| node.amnesiac.is_none()).count();
-            if intact >= self.majority() {
+            if self.remembering() >= self.majority() {
                 self.try_for_it();
             } else {
                 self.bootstrap();
@@ -234,12 +233,17 @@ impl Core {
     }
 
     /// A leader gives its lock back. When a majority of the nodes are free, the others follow at once, and with those
-    /// free as well two candidates cannot both fail: that is worth a moment.
-    pub(super) fn freed(&mut self, owner: &Owner) {
+    /// free as well two candidates cannot both fail: that is worth a moment. The more wait, the further they spread, so that
+    /// the first is done before most of the others begin.
+    pub(super) fn freed(&mut self, owner: &Owner, listeners: u32) {
         if matches!(self.phase, Phase::Waiting) {
-            self.backs_off = self.nodes.iter().any(|node| node.seen.as_ref().is_some_and(|seen| seen.owner == *owner));
+            let held = self.nodes.iter().any(|node| node.seen.as_ref().is_some_and(|seen| seen.owner == *owner));
+            let least = if held { RELEASE } else { Duration::ZERO };
+            // The one that left hears it too.
+            let spread = (STAGGER * listeners.saturating_sub(2)).min(self.timing.ttl / 10);
+            self.backs_off = !(least + spread).is_zero();
             if self.backs_off {
-                self.set_timer(Timer::Look, self.now + RELEASE, Duration::ZERO);
+                self.set_timer(Timer::Look, self.now + least, spread);
             }
         }
     }
@@ -269,7 +273,6 @@ impl Core {
             armed: (0..self.nodes.len()).collect(),
             granted: BTreeMap::new(),
             stage: Stage::Granting,
-            noticed: false,
             outbid: false,
         });
         for node in 0..self.nodes.len() {
@@ -285,7 +288,6 @@ impl Core {
 
     pub(super) fn granted(&mut self, id: NodeId, sent: Instant, token: u64, reply: Option<Reply>) {
         let lease = self.lease_from(id, sent);
-        let majority = self.majority();
         match &mut self.phase {
             Phase::Trying(attempt) if attempt.token == token => {
                 attempt.asked.remove(&id);
@@ -293,7 +295,6 @@ impl Core {
                     Some(reply) if reply.accepted => {
                         self.nodes[id].lease = lease;
                         attempt.granted.insert(id, reply.incarnation);
-                        attempt.noticed |= attempt.granted.len() >= majority;
                         if let Stage::Reading(round) = &mut attempt.stage
                             && !self.rules.hold(Rule::LateGrant)
                         {
@@ -451,10 +452,12 @@ impl Core {
     /// A failed try releases what it may have got, and says so only if others can be waiting for it.
     fn give_up(&mut self) {
         let Phase::Trying(attempt) = mem::replace(&mut self.phase, Phase::Waiting) else { return };
+        // Others may have heard of a majority under this owner: then they wait for a word.
+        let publish = attempt.armed.len() >= self.majority();
         for node in attempt.armed {
             self.nodes[node].lease = None;
             if self.rules.hold(Rule::ReleasePartial) {
-                let (owner, publish) = (attempt.owner.clone(), attempt.noticed);
+                let owner = attempt.owner.clone();
                 self.send(node, Request::Release { owner, publish }, Purpose::Release);
             }
         }

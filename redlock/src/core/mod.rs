@@ -324,7 +324,7 @@ pub struct Core {
     rules: Rules,
     /// The highest token that was seen anywhere, or proposed.
     promised: u64,
-    /// Somebody has led before: a token was seen that is not only a proposal of mine.
+    /// Somebody has led before, as far as is known: there is a memory to lose.
     led_before: bool,
     /// The longest ttl there has been: so long may somebody believe in a lease.
     longest_ttl: Duration,
@@ -485,7 +485,7 @@ impl Core {
     /// Run ids have no order, but calls have: of two answers that differ, the one to the later call is the newer life.
     fn observe(&mut self, id: CallId, call: &Call, reply: &Reply) -> bool {
         self.promised = self.promised.max(reply.promised);
-        self.led_before |= reply.promised > 0;
+        self.led_before |= reply.led;
         let node = &mut self.nodes[call.node];
         let known = node.incarnation.as_ref() == Some(&reply.incarnation);
         let alive = known && node.amnesiac.is_none() == reply.intact;
@@ -535,19 +535,19 @@ impl Core {
             Wake::Held { owner, ttl } => {
                 if let Owner::Agent { token, .. } = owner {
                     self.promised = self.promised.max(token);
-                    self.led_before = true;
                     // Only an intact node renews; which life it is in, the next answer tells.
                     node.amnesiac = None;
                 }
                 node.seen = Some(Lease { owner, until: self.now + ttl });
             }
-            Wake::Free { owner } => {
+            Wake::Free { owner, listeners } => {
                 if node.seen.as_ref().is_some_and(|seen| seen.owner == owner) {
                     node.seen = None;
                 }
                 node.freed = Some(owner.clone());
-                self.freed(&owner);
+                self.freed(&owner, listeners);
             }
+            Wake::Led => self.led_before = true,
             Wake::Stand { revision, ttl } => node.stand = Some((revision, self.now + ttl)),
         }
     }

@@ -78,7 +78,8 @@ enum Stage {
 /// Why nobody can be elected, when it is for want of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Obstacle {
-    /// Too many nodes have no memory, and not all nodes can be reached; without all of them it cannot begin anew.
+    /// Too few of the nodes that can be reached have a memory: those that cannot be may have one, and without them it
+    /// cannot begin anew.
     NeedsAllNodes,
     /// Nodes without memory rest until then: somebody may still believe in a lease on them.
     Rest {
@@ -111,14 +112,20 @@ impl Core {
     /// Why nobody can be elected, when it is for want of memory.
     #[must_use]
     pub fn obstacle(&self) -> Option<Obstacle> {
-        if self.nodes.iter().filter(|node| node.amnesiac.is_none()).count() >= self.majority() {
+        let forgetful = self.nodes.iter().any(|node| node.amnesiac.is_some());
+        if self.remembering() >= self.majority() || !forgetful {
             return None;
         }
-        if self.nodes.iter().any(|node| !node.up || node.incarnation.is_none()) {
+        if self.nodes.iter().any(|node| !node.up) {
             return Some(Obstacle::NeedsAllNodes);
         }
         let until = (0..self.nodes.len()).filter_map(|id| self.rests_until(id)).max()?;
         (until > self.now).then_some(Obstacle::Rest { until })
+    }
+
+    /// How many nodes can be reached and have a memory, or may have.
+    pub(super) fn remembering(&self) -> usize {
+        self.nodes.iter().filter(|node| node.up && node.amnesiac.is_none()).count()
     }
 }
 
@@ -236,7 +243,7 @@ impl Core {
         let promised = lead.token;
         lead.seeding.insert(id, Seeding { round, step: Step::Planting });
         let records = merged.into_values().collect();
-        self.send(id, Request::Seed { life, promised, records }, Purpose::Seed(round));
+        self.send(id, Request::Seed { life, promised, led: true, records }, Purpose::Seed(round));
     }
 }
 
@@ -335,20 +342,23 @@ impl Core {
         let Phase::Bootstrapping(boot) = &mut self.phase else { return };
         (boot.round, boot.stage) = (round, Stage::Planting);
         let records: Arc<[Arc<Record>]> = boot.merged.values().cloned().collect();
-        let (kept, lost): (Vec<_>, Vec<_>) = boot.lives.clone().into_iter().partition(|(_, found)| found.intact);
+        let lost: Vec<_> = boot.lives.clone().into_iter().filter(|(_, found)| !found.intact).collect();
         boot.asked = lost.iter().map(|(id, _)| *id).collect();
         // A server that has every write on disk remembers all that it acknowledged; else the highest token that is known
         // may be older than the loss.
         let complete = lost.iter().all(|(id, found)| self.nodes[*id].durable && found.promised > 0);
-        let led_before = self.led_before || !kept.is_empty() || !records.is_empty();
-        if led_before && !complete {
+        let led = self.led_before;
+        if led {
+            // Even then: somebody may have put an old copy in its place.
             self.promised += LOSS_JUMP;
-            self.actions.push(Action::Announce(News::StateLost { floor: self.promised }));
+            if !complete {
+                self.actions.push(Action::Announce(News::StateLost { floor: self.promised }));
+            }
         }
         // Who proposed a token to a node that has forgotten it must not meet it again.
         let promised = self.promised;
         for (id, Found { life, .. }) in lost {
-            self.send(id, Request::Seed { life, promised, records: records.clone() }, Purpose::Bootstrap(round));
+            self.send(id, Request::Seed { life, promised, led, records: records.clone() }, Purpose::Bootstrap(round));
         }
     }
 

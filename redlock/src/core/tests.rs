@@ -207,14 +207,15 @@ impl World {
     fn land(&mut self, flight: Flight) {
         match flight {
             Flight::Request { agent, call, node, request } => {
-                let (reply, wake) = self.nodes[node].apply(self.now, &request);
+                let (reply, wakes) = self.nodes[node].apply(self.now, &request);
                 if self.dice.roll(100) >= self.loss {
                     self.flights.push(Flight::Reply { agent, call, reply });
                 }
-                let Some(wake) = wake else { return };
-                for agent in 0..self.players.len() {
-                    if self.dice.roll(100) >= self.loss {
-                        self.flights.push(Flight::Wake { agent, node, wake: wake.clone() });
+                for wake in wakes {
+                    for agent in 0..self.players.len() {
+                        if self.dice.roll(100) >= self.loss {
+                            self.flights.push(Flight::Wake { agent, node, wake: wake.clone() });
+                        }
                     }
                 }
             }
@@ -349,7 +350,7 @@ proptest! {
 fn seeded(run: &str, now: Instant) -> ModelNode {
     let mut node = ModelNode::new(run, Rules::default());
     let (marked, _) = node.apply(now, &Request::Mark { mark: "m".into() });
-    let seed = Request::Seed { life: marked.incarnation, promised: 0, records: [].into() };
+    let seed = Request::Seed { life: marked.incarnation, promised: 0, led: false, records: [].into() };
     assert!(node.apply(now, &seed).0.accepted);
     node
 }

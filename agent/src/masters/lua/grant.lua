@@ -7,4 +7,5 @@ end
 promised = token
 redis.call('HSET', KEYS[2], 'promised', ARGV[2])
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[6])
+publish('held ' .. ARGV[6] .. ' ' .. ARGV[3])
 return answer(true)

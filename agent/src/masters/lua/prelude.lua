@@ -2,7 +2,7 @@
 -- Numbers are kept as text: Lua writes large ones in floating point. Tokens stay below 2^53, so comparing is exact.
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local time = redis.call('TIME')
-local memory = redis.call('HMGET', KEYS[2], 'run', 'mark', 'promised', 'marked_run', 'marked')
+local memory = redis.call('HMGET', KEYS[2], 'run', 'mark', 'promised', 'marked_run', 'marked', 'led')
 
 -- The memory is of the life that the server process has now. If not, the node is amnesiac: it was started again, empty or
 -- with what it had at some earlier time, or was flushed. Then it has no say before it is seeded (PROTOCOL 7 and 8).
@@ -22,11 +22,21 @@ local function publish(message)
     redis.call('PUBLISH', ARGV[1], message)
 end
 
+-- Somebody has led by this memory, so that it would be missed: whoever begins it anew has to know.
+local led = memory[6] == '1'
+local function note_led()
+    if not led then
+        led = true
+        redis.call('HSET', KEYS[2], 'led', '1')
+        publish('led')
+    end
+end
+
 -- What every script returns: whether it did what it was asked, the node as it is now, and the script's own answer.
 local function answer(accepted, body)
     owner = redis.call('GET', KEYS[1])
     return {
-        accepted and 1 or 0, run, mark, intact and 1 or 0, promised,
+        accepted and 1 or 0, run, mark, (intact and 1 or 0) + (led and 2 or 0), promised,
         owner, owner and redis.call('PTTL', KEYS[1]) or 0,
         stand, stand and redis.call('PTTL', KEYS[4]) or 0,
         time[1], time[2], body or {},

@@ -3,6 +3,7 @@
 if not intact or promised ~= tonumber(ARGV[2]) then
     return answer(false)
 end
+note_led()
 local token = tonumber(ARGV[2])
 
 local function put(id, claim, seq, nonce, record)

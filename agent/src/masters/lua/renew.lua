@@ -2,6 +2,7 @@
 if not intact or promised ~= tonumber(ARGV[2]) or (owner and owner ~= ARGV[3]) then
     return answer(false)
 end
+note_led()
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
 publish('held ' .. ARGV[4] .. ' ' .. ARGV[3])
 return answer(true)
