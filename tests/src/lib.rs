@@ -7,6 +7,7 @@ pub mod certs;
 pub mod cluster;
 pub mod forward;
 pub mod images;
+pub mod npm;
 pub mod oci;
 pub mod process;
 pub mod redis;

@@ -71,6 +71,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, patch, delete]
+# The key that agents sign their calls with: made once, and never read, changed or deleted.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
 # Where the agents are; an annotation on a pod makes its kubelet refresh mounted files at once.
 - apiGroups: [""]
   resources: [pods]
