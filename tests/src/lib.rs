@@ -13,6 +13,7 @@ pub mod process;
 pub mod redis;
 pub mod skip;
 pub mod stage;
+pub mod stillness;
 pub mod supervisor;
 pub mod tools;
 pub mod wait;

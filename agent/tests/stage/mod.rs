@@ -346,6 +346,10 @@ impl Agent {
         self.process.name()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn app_port(&self) -> u16 {
         self.app_port
     }
@@ -373,8 +377,13 @@ impl Agent {
     }
 
     pub fn try_drain(&self) -> bool {
+        self.drain_command().status().unwrap().success()
+    }
+
+    pub fn drain_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cabloy-agent"));
-        command.arg("drain").arg(format!("--control-port={}", self.control_port)).status().unwrap().success()
+        command.arg("drain").arg(format!("--control-port={}", self.control_port));
+        command
     }
 
     /// Status and body.
