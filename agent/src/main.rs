@@ -107,6 +107,8 @@ impl Run {
                 (name.unwrap_or_else(|| format!("{host}-{}", std::process::id())), Place::Outside(pod_hash))
             }
         };
+        // Of a path that names no folder, none could be watched.
+        let signing_key_file = signing_key_file.map(|file| std::path::absolute(&file).unwrap_or(file));
         let identity = Identity { pod, uid, place, elect };
         Options { identity, config_dir, signing_key_file, listen, control_port: control.control_port }
     }

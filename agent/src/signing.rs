@@ -10,7 +10,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use cabloy_crds::agent_status::Problem;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
-use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
 
 /// What a symmetric key begins with.
@@ -101,7 +101,8 @@ impl Signing {
 impl PartialEq for Signing {
     fn eq(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.keys.iter(), other.keys.iter());
-        self.problems == other.problems && ours.map(|key| key.expose_secret()).eq(theirs.map(|key| key.expose_secret()))
+        self.problems == other.problems
+            && ours.map(ExposeSecret::expose_secret).eq(theirs.map(ExposeSecret::expose_secret))
     }
 }
 

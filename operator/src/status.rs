@@ -396,7 +396,7 @@ fn calls_signed(found: &Found, refused: Option<&str>) -> Said {
     if !problems.is_empty() {
         let mut said = from_problems(TYPE, &problems, "");
         if let Some(refused) = refused {
-            said.message += &format!("; the operator may make no Secret for it: {refused}");
+            said.message = format!("{}; the operator may make no Secret for it: {refused}", said.message);
         }
         return said;
     }

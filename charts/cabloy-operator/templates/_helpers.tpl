@@ -50,7 +50,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
-{{/* All that the operator may do, in each namespace that it looks after. It reads no Secret. */}}
+{{/* All that the operator may do, in each namespace that it looks after. It reads no Secret, and makes those of the signing keys. */}}
 {{- define "cabloy-operator.rules" -}}
 # The resources it serves, and its finalizer on them.
 - apiGroups: [cabloy.io]
