@@ -13,16 +13,16 @@ test: setup
 
 # The whole product on a real node of its own, told as it happens; KEEP=1 leaves it running.
 demo: setup
-	@RUST_BACKTRACE=0 cargo run --quiet -p cabloy-tests --bin cabloy-demo
+	@RUST_BACKTRACE=0 cargo run --locked -p cabloy-tests --bin cabloy-demo
 
 # The images of agent and operator as tar files for `ctr images import`; prints their paths. Needs root and buildah, and no
 # registry.
 image: setup
-	@cargo run --quiet -p cabloy-tests --bin cabloy-test-images -- build
+	@cargo run --locked -p cabloy-tests --bin cabloy-test-images -- build
 
 # The CRD from its types, and the chart's copy of it.
 crds:
-	cargo run --quiet -p cabloy-crds --features crd --bin crdgen > target/cabloyclusters.yaml
+	cargo run -p cabloy-crds --features crd --bin crdgen > target/cabloyclusters.yaml
 	cp target/cabloyclusters.yaml crds/cabloyclusters.yaml
 	cp target/cabloyclusters.yaml charts/cabloy-operator/files/cabloyclusters.yaml
 

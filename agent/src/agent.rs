@@ -15,9 +15,10 @@ use crate::app::App;
 use crate::election::{Elector, Pod, Role, Timing};
 use crate::engine::Engine;
 use crate::files::Loaded;
-use crate::reload::{self, Config};
+use crate::reload::{self, Config, Places};
 use crate::server::{self, ListenError};
 use crate::shared::{Identity, Shared};
+use crate::signing::Signing;
 use crate::{gate, health};
 
 /// How long a drain may take before it is answered all the same.
@@ -36,6 +37,8 @@ pub struct Options {
     pub identity: Identity,
     /// The folder of its files.
     pub config_dir: PathBuf,
+    /// The file of the keys that calls to the app are signed with; none: they are not signed.
+    pub signing_key_file: Option<PathBuf>,
     /// Where `/status` and so on are answered.
     pub listen: SocketAddr,
     /// The port on 127.0.0.1 where `/drain` is answered.
@@ -67,12 +70,14 @@ impl Agent {
         let (parts, calls, electors) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let (end, end_election) = (CancellationToken::new(), CancellationToken::new());
         let (config, config_seen) = watch::channel(Config::default());
+        let (signing, signing_seen) = watch::channel(Signing::default());
         let (health, health_seen) = watch::channel(AppStatus::default());
         let (app, app_seen) = watch::channel(None);
-        let shared = Shared::new(options.identity, config_seen, health_seen);
+        let shared = Shared::new(options.identity, config_seen, signing_seen, health_seen);
         let drain = Drain { shared: Arc::clone(&shared), released: watch::Sender::new(false) };
 
-        parts.spawn(reload::watch_files(options.config_dir, config, end.clone()));
+        let places = Places { dir: options.config_dir, signing_key: options.signing_key_file };
+        parts.spawn(reload::watch_files(places, config, signing, end.clone()));
         parts.spawn(health::watch_app(app_seen, health, end.clone()));
         parts.spawn(gate::watch_gate(Arc::clone(&shared), end.clone()));
         parts.spawn(server::serve_status(status, Arc::clone(&shared), end.clone()));

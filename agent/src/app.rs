@@ -15,8 +15,10 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::runs::{Outcome, OutcomeKind, between};
+use crate::signing::Signing;
 
 /// The longest part of an answer that is read.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -59,6 +61,14 @@ pub struct Call {
     pub trace: u128,
     /// What is called.
     pub target: Target,
+}
+
+impl Call {
+    /// Names the run: the same for all its attempts.
+    fn id(&self) -> String {
+        let Self { cluster, name, run, .. } = self;
+        format!("{cluster}/{name}@{run}")
+    }
 }
 
 /// The app beside the agent.
@@ -168,19 +178,20 @@ impl App {
         tokio::time::timeout(HEALTH_TIMEOUT, check).await.unwrap_or(Err(Unhealthy::Timeout))
     }
 
-    /// Makes a call and stays with it until the app is done; none if the deadline passes first.
-    pub async fn call(&self, call: &Call) -> Option<Called> {
+    /// Makes a call and stays with it until the app is done; none if the deadline passes first. Each of its requests is
+    /// signed with the keys that there are by then.
+    pub async fn call(&self, call: &Call, signing: &watch::Receiver<Signing>) -> Option<Called> {
         let left = between(Timestamp::now(), call.deadline);
-        tokio::time::timeout(left, self.until_over(call)).await.ok()
+        tokio::time::timeout(left, self.until_over(call, signing)).await.ok()
     }
 
-    async fn until_over(&self, call: &Call) -> Called {
+    async fn until_over(&self, call: &Call, signing: &watch::Receiver<Signing>) -> Called {
         let mut poll: Option<String> = None;
         let mut reached = false;
         loop {
             let answer = match &poll {
-                None => self.ask(call).await,
-                Some(location) => self.poll(location).await,
+                None => self.ask(call, signing).await,
+                Some(location) => self.poll(location, call, signing).await,
             };
             let meaning = match answer {
                 // A poll that fails says nothing about the run.
@@ -204,16 +215,26 @@ impl App {
         }
     }
 
-    async fn ask(&self, call: &Call) -> Result<Response, CallError> {
+    async fn ask(&self, call: &Call, signing: &watch::Receiver<Signing>) -> Result<Response, CallError> {
         let Target::Http(target) = &call.target;
         let body = target.body.as_ref().map(Value::to_string).unwrap_or_default();
+        let signature = signing.borrow().headers(&call.id(), Timestamp::now(), body.as_bytes());
         let mut request = self.request(target.method, &target.path).body(Full::from(body))?;
-        request.headers_mut().extend(headers(call, target)?);
+        request.headers_mut().extend(header_map(headers(call, target))?);
+        request.headers_mut().extend(header_map(signature)?);
         self.send(request).await
     }
 
-    async fn poll(&self, location: &str) -> Result<Response, CallError> {
-        self.send(self.request(Method::Get, location).body(Full::default())?).await
+    async fn poll(
+        &self,
+        location: &str,
+        call: &Call,
+        signing: &watch::Receiver<Signing>,
+    ) -> Result<Response, CallError> {
+        let signature = signing.borrow().headers(&call.id(), Timestamp::now(), b"");
+        let mut request = self.request(Method::Get, location).body(Full::default())?;
+        request.headers_mut().extend(header_map(signature)?);
+        self.send(request).await
     }
 
     fn request(&self, method: Method, path: &str) -> http::request::Builder {
@@ -265,9 +286,9 @@ impl App {
 }
 
 /// The headers of a call: `CloudEvents` 1.0 in binary mode, and what makes a repeated call harmless.
-fn headers(call: &Call, target: &HttpTarget) -> Result<HeaderMap, http::Error> {
-    let Call { cluster, kind, name, run, time, token, attempt, deadline, trace, .. } = call;
-    let id = format!("{cluster}/{name}@{run}");
+fn headers(call: &Call, target: &HttpTarget) -> Vec<(&'static str, String)> {
+    let Call { cluster, kind, name, time, token, attempt, deadline, trace, .. } = call;
+    let id = call.id();
     // The parent of the app's spans: another one for each attempt.
     let span = (*trace >> 64) as u64 ^ u64::from(*attempt);
     let mut texts = vec![
@@ -287,6 +308,10 @@ fn headers(call: &Call, target: &HttpTarget) -> Result<HeaderMap, http::Error> {
     if target.body.is_some() {
         texts.push(("content-type", "application/json".to_owned()));
     }
+    texts
+}
+
+fn header_map(texts: Vec<(&'static str, String)>) -> Result<HeaderMap, http::Error> {
     texts.into_iter().map(|(name, text)| Ok((HeaderName::from_static(name), HeaderValue::try_from(text)?))).collect()
 }
 
@@ -499,7 +524,7 @@ mod tests {
             trace: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
             target: Target::Http(target.clone()),
         };
-        let headers = headers(&call, &target).unwrap();
+        let headers = header_map(headers(&call, &target)).unwrap();
         for (name, value) in [
             ("idempotency-key", "\"prod/shop/nightly@2026-11-23T03:00:00Z\""),
             ("ce-id", "prod/shop/nightly@2026-11-23T03:00:00Z#2"),
@@ -535,7 +560,7 @@ mod tests {
             trace: 1,
             target: Target::Http(HttpTarget { path: "/tick".into(), method: Method::Post, body: None }),
         };
-        app.call(&call).await.expect("an outcome before the deadline").outcome
+        app.call(&call, &watch::channel(Signing::default()).1).await.expect("an outcome before the deadline").outcome
     }
 
     #[tokio::test]

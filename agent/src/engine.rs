@@ -682,7 +682,7 @@ impl Caller {
         shared.metrics.calls.inc();
         tasks.spawn(async move {
             let Attempt { nonce, deadline, .. } = attempt;
-            let Some(called) = app.call(&call).await else {
+            let Some(called) = app.call(&call, &shared.signing).await else {
                 tracing::warn!(id, "no answer before the deadline");
                 return;
             };

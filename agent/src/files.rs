@@ -62,13 +62,15 @@ fn secret_files(clients: &[RedisClient]) -> Vec<PathBuf> {
 /// The folders in which a change of the files would show: the link `..data` of a projected volume is renamed in its
 /// root, and a plain file is changed in its own folder.
 #[must_use]
-pub fn folders(dir: &Path, secrets: &[PathBuf]) -> BTreeSet<PathBuf> {
+pub fn folders<'a>(dir: &Path, secrets: impl IntoIterator<Item = &'a PathBuf>) -> BTreeSet<PathBuf> {
     let redis = dir.join(ROLES_DIR);
     let roles = std::fs::read_dir(&redis).into_iter().flatten().flatten().map(|entry| entry.path());
     let own = [dir.to_owned(), redis.clone()].into_iter().chain(roles);
     // Of a secret also the folder above: that is the root of the projected volume.
-    let secret =
-        secrets.iter().flat_map(|file| file.ancestors().skip(1).take(2)).filter(|folder| folder.parent().is_some());
+    let secret = secrets
+        .into_iter()
+        .flat_map(|file| file.ancestors().skip(1).take(2))
+        .filter(|folder| folder.parent().is_some());
     own.chain(secret.map(Path::to_owned)).filter(|folder| folder.is_dir()).collect()
 }
 

@@ -127,9 +127,13 @@ impl Gate {
             target: task.startup.target.clone(),
         };
         let (app, id) = (App::new(&loaded.file.app), task.id());
+        let signing = self.shared.signing.clone();
         tracing::info!(task = call.name, attempt = attempt.number, "startup task of this pod begins");
         self.shared.metrics.calls.inc();
-        self.calls.spawn(async move { (id, attempt.nonce, app.call(&call).await.map(|called| called.outcome)) });
+        self.calls.spawn(async move {
+            let outcome = app.call(&call, &signing).await.map(|called| called.outcome);
+            (id, attempt.nonce, outcome)
+        });
     }
 
     fn take_end(&mut self, (id, nonce, outcome): Ended) {

@@ -6,7 +6,7 @@
 //! * [`files`] and [`reload`]: what the agent works by.
 //! * [`schedule`], [`startup`] and [`runs`]: what is due and what comes next; pure.
 //! * [`engine`] and [`gate`]: carry that out, on the leader and on each pod.
-//! * [`app`] and [`health`]: calls to the app.
+//! * [`app`], [`signing`] and [`health`]: calls to the app.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
 //! * [`digest`]: names for texts.
 //! * [`agent`]: all of it together.
@@ -29,4 +29,5 @@ pub mod runs;
 pub mod schedule;
 pub mod server;
 pub mod shared;
+pub mod signing;
 pub mod startup;

@@ -47,6 +47,9 @@ struct Run {
     /// Folder of agent.json and redis/redlock/client.json
     #[arg(long, env = "CABLOY_CONFIG_DIR", default_value = CONFIG_DIR)]
     config_dir: PathBuf,
+    /// File of the keys that calls to the app are signed with, as Standard Webhooks has it; without it they are not
+    #[arg(long, env = "CABLOY_SIGNING_KEY_FILE")]
+    signing_key_file: Option<PathBuf>,
     /// Address of /healthz, /readyz, /status and /metrics
     #[arg(long, env = "CABLOY_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], AGENT_PORT)))]
     listen: SocketAddr,
@@ -94,7 +97,7 @@ impl Run {
     }
 
     fn options(self) -> Options {
-        let Self { config_dir, listen, control, pod_name, pod_uid, pod_hash, elect, name } = self;
+        let Self { config_dir, signing_key_file, listen, control, pod_name, pod_uid, pod_hash, elect, name } = self;
         let uid = pod_uid.filter(|uid| !uid.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let (pod, place) = match pod_name.filter(|name| !name.is_empty()) {
             Some(pod) if pod_hash.is_empty() => (pod, Place::Loose),
@@ -104,8 +107,10 @@ impl Run {
                 (name.unwrap_or_else(|| format!("{host}-{}", std::process::id())), Place::Outside(pod_hash))
             }
         };
+        // Of a path that names no folder, none could be watched.
+        let signing_key_file = signing_key_file.map(|file| std::path::absolute(&file).unwrap_or(file));
         let identity = Identity { pod, uid, place, elect };
-        Options { identity, config_dir, listen, control_port: control.control_port }
+        Options { identity, config_dir, signing_key_file, listen, control_port: control.control_port }
     }
 }
 

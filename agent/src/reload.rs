@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::files::{self, Bad, Loaded};
+use crate::signing::Signing;
 
 /// Changes come in bursts; the files are read when none has come for this long.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -22,6 +23,15 @@ const RECHECK: Duration = Duration::from_secs(10);
 
 /// The same while they are bad.
 const RECHECK_BAD: Duration = Duration::from_secs(1);
+
+/// Where the files are.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The folder of what the agent works by.
+    pub dir: PathBuf,
+    /// The file of the keys that calls are signed with, if they are to be signed.
+    pub signing_key: Option<PathBuf>,
+}
 
 /// The files as the agent has them.
 #[derive(Clone, Debug, Default)]
@@ -82,14 +92,19 @@ impl Folders {
     }
 }
 
-/// Keeps `config` as the files in `dir` say, until `stop`.
-pub async fn watch_files(dir: PathBuf, config: watch::Sender<Config>, stop: CancellationToken) {
+/// Keeps `config` and `signing` as the files say, until `stop`.
+pub async fn watch_files(
+    places: Places,
+    config: watch::Sender<Config>,
+    signing: watch::Sender<Signing>,
+    stop: CancellationToken,
+) {
     let mut folders = Folders::new();
     let mut secrets = Vec::new();
     loop {
         // Watched before they are read: no change can slip through between the two.
-        folders.watch(files::folders(&dir, &secrets));
-        let read = read(dir.clone()).await;
+        folders.watch(files::folders(&places.dir, secrets.iter().chain(&places.signing_key)));
+        let (read, keys) = read(places.clone()).await;
         let named = match &read {
             Ok((_, named)) => named,
             Err(bad) => &bad.secrets,
@@ -99,7 +114,9 @@ pub async fn watch_files(dir: PathBuf, config: watch::Sender<Config>, stop: Canc
             continue;
         }
         config.send_if_modified(|config| take_up(config, read.map(|(loaded, _)| loaded), Timestamp::now()));
-        let recheck = if config.borrow().problems.is_empty() { RECHECK } else { RECHECK_BAD };
+        signing.send_if_modified(|signing| take_up_keys(signing, keys));
+        let bad = !config.borrow().problems.is_empty() || !signing.borrow().problems.is_empty();
+        let recheck = if bad { RECHECK_BAD } else { RECHECK };
         tokio::select! {
             () = stop.cancelled() => return,
             () = folders.changed() => {}
@@ -109,11 +126,25 @@ pub async fn watch_files(dir: PathBuf, config: watch::Sender<Config>, stop: Canc
 }
 
 /// Reads on a thread of its own: a file system may take its time.
-async fn read(dir: PathBuf) -> Result<(Loaded, Vec<PathBuf>), Bad> {
-    tokio::task::spawn_blocking(move || files::load(&dir)).await.unwrap_or_else(|error| {
+async fn read(places: Places) -> (Result<(Loaded, Vec<PathBuf>), Bad>, Signing) {
+    let read = move || (files::load(&places.dir), places.signing_key.as_deref().map(Signing::read).unwrap_or_default());
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
         let problem = Problem { reason: "UnreadableFile".to_owned(), message: error.to_string(), path: None };
-        Err(Bad { problems: vec![problem], secrets: Vec::new() })
+        (Err(Bad { problems: vec![problem], secrets: Vec::new() }), Signing::default())
     })
+}
+
+/// Takes up the keys that were read; whether anything has changed by it.
+fn take_up_keys(signing: &mut Signing, read: Signing) -> bool {
+    if *signing == read {
+        return false;
+    }
+    for Problem { reason, message, path } in &read.problems {
+        tracing::warn!(reason, path = path.as_deref().unwrap_or_default(), message, "signing keys");
+    }
+    tracing::info!(keys = read.keys(), "signing keys taken up");
+    *signing = read;
+    true
 }
 
 /// Takes up what was read, or says why not; whether anything has changed by it.

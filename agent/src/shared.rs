@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cabloy_crds::agent_status::{
     AgentStatus, AppStatus, ConfigStatus, ElectionStatus, MasterStatus, Problem, RevisionStatus, ScheduleStatus,
-    StartupState, StartupStatus,
+    SigningStatus, StartupState, StartupStatus,
 };
 use cabloy_crds::names::AGENT_FILE;
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use crate::election::{Candidacy, Elector, ErrorKind, NodeStatus, Obstacle, Owner
 use crate::files::Loaded;
 use crate::metrics::{Metrics, Snapshot};
 use crate::reload::Config;
+use crate::signing::Signing;
 use crate::startup::{Place, Plan};
 
 /// A master may be without memory for so long before somebody should look: it rests for a lease, by design.
@@ -44,6 +45,8 @@ pub struct Shared {
     pub identity: Identity,
     /// The files; written by [`crate::reload`].
     pub config: watch::Receiver<Config>,
+    /// What calls are signed with; written by [`crate::reload`].
+    pub signing: watch::Receiver<Signing>,
     /// The app; written by [`crate::health`].
     pub app: watch::Receiver<AppStatus>,
     /// Whether the pod is about to end; never taken back.
@@ -71,10 +74,16 @@ struct Board {
 impl Shared {
     /// Nothing is known yet.
     #[must_use]
-    pub fn new(identity: Identity, config: watch::Receiver<Config>, app: watch::Receiver<AppStatus>) -> Arc<Self> {
+    pub fn new(
+        identity: Identity,
+        config: watch::Receiver<Config>,
+        signing: watch::Receiver<Signing>,
+        app: watch::Receiver<AppStatus>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             identity,
             config,
+            signing,
             app,
             draining: watch::Sender::new(false),
             gate: watch::Sender::new(false),
@@ -192,9 +201,11 @@ impl Shared {
         let config = self.config.borrow().clone();
         let plan = config.loaded.as_ref().map(|loaded| Plan::new(&loaded.file, &self.identity.place));
         let app = self.app.borrow().clone();
+        let signing = self.signing.borrow().clone();
         let election = self.elector().map(|elector| self.election(&elector));
         let board = self.board();
         let mut problems = config.problems.clone();
+        problems.extend(signing.problems.iter().cloned());
         if let Some(Err(unknown)) = &plan {
             problems.push(problem("UnknownRevision", unknown.to_string(), Some(AGENT_FILE.to_owned())));
         }
@@ -229,6 +240,7 @@ impl Shared {
                 error: config.problems.first().map(|it| format!("{}: {}", it.reason, it.message)),
             },
             app,
+            signing: SigningStatus { keys: signing.keys() },
             problems,
             election,
             schedules: board.schedules.values().cloned().collect(),

@@ -28,6 +28,9 @@ pub struct AgentStatus {
     pub config: ConfigStatus,
     /// The app beside the agent.
     pub app: AppStatus,
+    /// How calls to the app are signed.
+    #[serde(default)]
+    pub signing: SigningStatus,
     /// All that somebody should look at.
     #[serde(default)]
     pub problems: Vec<Problem>,
@@ -81,6 +84,15 @@ pub struct AppStatus {
     /// What the last failed check met with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// How an agent signs its calls to the app.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SigningStatus {
+    /// With how many keys; with none, calls are not signed.
+    #[serde(default)]
+    pub keys: usize,
 }
 
 /// Something that somebody should look at.

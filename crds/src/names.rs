@@ -42,6 +42,12 @@ pub const BOOT_DIR: &str = "/etc/cabloy/boot";
 /// Folder of passwords and certificates, one folder a connection, in both containers.
 pub const SECRETS_DIR: &str = "/etc/cabloy/secrets";
 
+/// Folder of the key that calls to the app are signed with, in both containers.
+pub const SIGNING_DIR: &str = "/etc/cabloy/signing";
+
+/// The key in the Secret of a cluster that calls are signed with, and the file that it becomes.
+pub const SIGNING_KEY: &str = "key";
+
 /// Folder of the Secrets of `app.configFrom`, one numbered folder each, in the app's container.
 pub const APP_CONFIG_DIR: &str = "/etc/cabloy/app-config";
 

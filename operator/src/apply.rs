@@ -25,6 +25,7 @@ use crate::{
     },
     dereference::{self, Found, workload_api},
     names::{CLUSTER, CONFIG_SYNCED, FIELD_MANAGER, boot_prefix, hash},
+    signing::{self, Made},
     validate::Identity,
     workload::{Live, WorkloadRef},
 };
@@ -46,6 +47,14 @@ pub enum Error {
     /// A `ConfigMap` could not be deleted.
     #[error("ConfigMap {name} cannot be deleted: {source}")]
     DeleteConfigMap {
+        /// Which.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// The Secret of the signing key could not be made.
+    #[error("Secret {name} cannot be made: {source}")]
+    MakeSigningKey {
         /// Which.
         name: String,
         /// Why.
@@ -87,6 +96,7 @@ impl Error {
         match self {
             Self::ApplyConfigMap { .. } => "ApplyConfigMap",
             Self::DeleteConfigMap { .. } => "DeleteConfigMap",
+            Self::MakeSigningKey { .. } => "MakeSigningKey",
             Self::ListRevisions(_) => "ListRevisions",
             Self::ApplyWorkload { .. } => "ApplyWorkload",
             Self::WithdrawWorkload { .. } => "WithdrawWorkload",
@@ -116,6 +126,8 @@ pub struct Applied {
     pub workloads: Vec<(WorkloadRef, Outcome)>,
     /// The hash of the agents' files, if there are agents.
     pub agent_files: Option<String>,
+    /// Why the API server lets the operator make no key to sign calls with, if it does not.
+    pub signing_refused: Option<String>,
     /// How many objects were written.
     pub writes: usize,
 }
@@ -152,10 +164,20 @@ pub async fn apply(
     prepared: Prepared,
 ) -> Result<Applied, Error> {
     // Without `..`: a field that is added must be applied here.
-    let Prepared { config_maps, unneeded, workloads, withdrawn, agent_files } = prepared;
-    let mut writes = 0;
+    let Prepared { config_maps, unneeded, workloads, withdrawn, agent_files, signing_secret } = prepared;
     // First what pods mount, or they would wait for it; then the pods that follow it at once; then the workloads.
-    writes += apply_config_maps(client, identity, found, config_maps).await?;
+    let applied_maps = apply_config_maps(client, identity, found, config_maps).await?;
+    let mut writes = applied_maps.len();
+    let mut signing_refused = None;
+    if let Some(name) = signing_secret {
+        let maps = applied_maps.iter().chain(found.config_maps.values());
+        match signing::make_key(client, identity, &name, maps).await {
+            Ok(Made::New) => writes += 1,
+            Ok(Made::Before) => {}
+            Ok(Made::Refused(message)) => signing_refused = Some(message),
+            Err(source) => return Err(Error::MakeSigningKey { name, source: Box::new(source) }),
+        }
+    }
     if let Some(hash) = &agent_files {
         writes += sync_pods(client, &found.pods, hash).await?;
     }
@@ -190,7 +212,7 @@ pub async fn apply(
         }
     }
     writes += collect(client, identity, &outcomes, found, &unneeded).await?;
-    Ok(Applied { workloads: outcomes, agent_files, writes })
+    Ok(Applied { workloads: outcomes, agent_files, signing_refused, writes })
 }
 
 async fn apply_config_maps(
@@ -198,7 +220,7 @@ async fn apply_config_maps(
     identity: &Identity,
     found: &Found,
     maps: Vec<ConfigMap>,
-) -> Result<usize, Error> {
+) -> Result<Vec<ConfigMap>, Error> {
     let mut due = Vec::new();
     for map in maps {
         let name = map.metadata.name.clone().unwrap_or_default();
@@ -206,19 +228,15 @@ async fn apply_config_maps(
             due.push(apply_config_map(Api::namespaced(client.clone(), &identity.namespace), name, map));
         }
     }
-    let count = due.len();
-    futures::stream::iter(due).buffer_unordered(WRITE_CONCURRENCY).try_collect::<()>().await?;
-    Ok(count)
+    futures::stream::iter(due).buffer_unordered(WRITE_CONCURRENCY).try_collect().await
 }
 
-async fn apply_config_map(api: Api<ConfigMap>, name: String, map: ConfigMap) -> Result<(), Error> {
+async fn apply_config_map(api: Api<ConfigMap>, name: String, map: ConfigMap) -> Result<ConfigMap, Error> {
     tracing::info!(config_map = name, "applies a ConfigMap");
     // Their names are ours, so nobody else's fields are overruled but those that were edited by hand.
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    match api.patch(&name, &parameters, &Patch::Apply(&map)).await {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::ApplyConfigMap { name, source: Box::new(source) }),
-    }
+    let applied = api.patch(&name, &parameters, &Patch::Apply(&map)).await;
+    applied.map_err(|source| Error::ApplyConfigMap { name, source: Box::new(source) })
 }
 
 /// Whether a `ConfigMap`, as our store has it, is what it should be. Of immutable ones the store has no data; their

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod names;
 pub mod removals;
 pub mod server;
+pub mod signing;
 pub mod status;
 pub mod validate;
 pub mod watches;

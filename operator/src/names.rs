@@ -51,6 +51,12 @@ pub fn agent_config_map(cluster: &str) -> String {
     format!("{cluster}-agent")
 }
 
+/// Name of the Secret with the key that agents sign their calls with.
+#[must_use]
+pub fn signing_secret(cluster: &str) -> String {
+    format!("{cluster}-signing")
+}
+
 /// What the names of the boot `ConfigMap`s of a cluster begin with.
 #[must_use]
 pub fn boot_prefix(cluster: &str) -> String {

@@ -20,7 +20,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    agents::Report,
+    agents::{AgentPod, Report},
     apply::{Applied, Outcome},
     build::Note,
     dereference::Found,
@@ -36,7 +36,8 @@ pub const TICK_PACE: Duration = Duration::from_secs(30);
 const MAX_MESSAGE: usize = 1_000;
 
 /// Conditions that somebody should look at, but that make no resource unready.
-const ADVICE: &[&str] = &["UpdateAvailable", "NativeSchedulesGuarded", "RedisConfigured", "SchedulesHealthy"];
+const ADVICE: &[&str] =
+    &["UpdateAvailable", "NativeSchedulesGuarded", "RedisConfigured", "SchedulesHealthy", "CallsSigned"];
 
 /// Reasons that may go away by themselves; all others take somebody to act.
 const PASSING: &[&str] = &[
@@ -157,6 +158,7 @@ pub fn compute(
             if validated.agent.is_some() {
                 conditions
                     .extend(about_agents(found, validated.needs_leader || validated.role(REDLOCK_ROLE).is_some()));
+                conditions.push(calls_signed(found, applied.signing_refused.as_deref()));
                 conditions.extend(startups_done(validated, found));
                 conditions.push(update_available(applied));
             }
@@ -317,17 +319,24 @@ fn rolling(reference: &WorkloadRef, live: &Live) -> Option<(&'static str, String
     Some(("RollingOut", message))
 }
 
+/// The pods whose agents should answer.
+fn running(found: &Found) -> impl Iterator<Item = &AgentPod> {
+    found.pods.iter().filter(|pod| pod.agent_runs && !pod.terminating)
+}
+
+fn said_by_agents(found: &Found) -> Vec<&AgentStatus> {
+    running(found).filter_map(|pod| found.reports.get(&pod.uid)?.status()).collect()
+}
+
 /// What the agents say: whether they can be asked, and what is in their way.
 fn about_agents(found: &Found, needs_leader: bool) -> Vec<Said> {
-    let running: Vec<_> = found.pods.iter().filter(|pod| pod.agent_runs && !pod.terminating).collect();
-    let failed: Vec<_> = running
-        .iter()
+    let failed: Vec<_> = running(found)
         .filter_map(|pod| match found.reports.get(&pod.uid) {
             Some(Report::Failed(error)) => Some(format!("{}: {error}", pod.name)),
             _ => None,
         })
         .collect();
-    let statuses: Vec<_> = running.iter().filter_map(|pod| found.reports.get(&pod.uid)?.status()).collect();
+    let statuses = said_by_agents(found);
     let reachable = if failed.is_empty() {
         if statuses.is_empty() {
             said("AgentsReachable", Answer::Unknown, "NoAgents", "no agent runs yet")
@@ -374,10 +383,40 @@ fn about_agents(found: &Found, needs_leader: bool) -> Vec<Said> {
     all
 }
 
+/// Whether the app can tell calls of its agent from others.
+fn calls_signed(found: &Found, refused: Option<&str>) -> Said {
+    const TYPE: &str = "CallsSigned";
+    let statuses = said_by_agents(found);
+    let problems: Vec<_> = statuses
+        .iter()
+        .flat_map(|status| of_agent(status))
+        .filter(|(_, _, about)| *about == About::Signing)
+        .map(|(pod, problem, _)| (pod, problem))
+        .collect();
+    if !problems.is_empty() {
+        let mut said = from_problems(TYPE, &problems, "");
+        if let Some(refused) = refused {
+            said.message = format!("{}; the operator may make no Secret for it: {refused}", said.message);
+        }
+        return said;
+    }
+    match statuses.iter().find(|status| status.signing.keys == 0) {
+        Some(status) => said(
+            TYPE,
+            Answer::False,
+            "NotSigned",
+            format!("the agent of pod {} was put in without a key: write a newer agent.version to roll it", status.pod),
+        ),
+        None if statuses.is_empty() => said(TYPE, Answer::Unknown, "NoAgents", "no agent has been asked yet"),
+        None => said(TYPE, Answer::True, "Signed", "agents sign their calls to the app"),
+    }
+}
+
 /// What a problem of an agent is about, and so which condition tells of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum About {
     Credentials,
+    Signing,
     Reach,
     Configuration,
     Work,
@@ -393,6 +432,7 @@ fn of_agent(status: &AgentStatus) -> impl Iterator<Item = (&str, &Problem, About
     let own = status.problems.iter().filter(|problem| !is_of_master(problem)).map(|problem| {
         let about = match problem.reason.as_str() {
             "MissingSecret" => About::Credentials,
+            "MissingSigningKey" | "InvalidSigningKey" => About::Signing,
             "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "UnreadableResult" => About::Work,
             _ => About::Agent,
         };
@@ -482,7 +522,7 @@ fn merged_startups(found: &Found) -> BTreeMap<(String, String), agent_status::St
         StartupState::Done => 3,
     };
     let mut merged: BTreeMap<_, agent_status::StartupStatus> = BTreeMap::new();
-    for pod in found.pods.iter().filter(|pod| pod.agent_runs && !pod.terminating) {
+    for pod in running(found) {
         let Some(status) = found.reports.get(&pod.uid).and_then(Report::status) else { continue };
         for task in &status.startups {
             // A task of scope Instance is each pod's own.

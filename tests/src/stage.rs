@@ -98,6 +98,8 @@ pub struct Call {
     pub attempt: Option<u32>,
     /// The fencing token.
     pub token: Option<u64>,
+    /// Whether it is signed with the key that the operator made.
+    pub signed: bool,
 }
 
 /// A namespace with Redis servers and an app.

@@ -5,9 +5,10 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, ensure};
@@ -21,6 +22,9 @@ const KUBERNETES: &str = "v1.35.4";
 /// The parts of the multi-call binary, under whose names it is linked.
 const COMPONENTS: [&str; 7] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
+
+/// How many Go packages are built between two lines that say so.
+const PACKAGES_A_LINE: u32 = 100;
 
 /// Where the programs are.
 #[derive(Debug, Clone)]
@@ -142,16 +146,21 @@ impl Module<'_> {
             }
         }
         let aside = tempfile::Builder::new().prefix(&prefix).tempdir_in(cache)?;
-        let status = bound("go")
-            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags"])
+        let mut build = bound("go");
+        build
+            .args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags"])
             .arg(format!("-s -w {}", self.ldflags))
             .arg("-o")
             .arg(aside.path())
             .args(self.packages)
             .current_dir(self.dir)
             .envs([("CGO_ENABLED", "0"), ("GOFLAGS", "-mod=readonly")])
-            .status()
-            .context("go")?;
+            .stderr(Stdio::piped());
+        let mut build = build.spawn().context("go")?;
+        if let Some(said) = build.stderr.take() {
+            self.tell(BufReader::new(said));
+        }
+        let status = build.wait()?;
         ensure!(status.success(), "go build ended with {status}");
         for link in self.links {
             symlink(self.name, aside.path().join(link))?;
@@ -159,6 +168,21 @@ impl Module<'_> {
         fs::rename(aside.keep(), folder)?;
         progress(&format!("built {}", self.name));
         Ok(())
+    }
+
+    /// Tells how far a build is, by the packages that Go names as it comes to them; what else Go says is told as it is.
+    fn tell(&self, said: impl BufRead) {
+        let mut packages = 0;
+        for line in said.lines().map_while(Result::ok) {
+            if line.contains(' ') {
+                progress(&line);
+                continue;
+            }
+            packages += 1;
+            if packages % PACKAGES_A_LINE == 0 {
+                progress(&format!("building {}: {packages} packages so far", self.name));
+            }
+        }
     }
 
     fn fingerprint(&self) -> anyhow::Result<String> {

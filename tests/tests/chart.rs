@@ -321,7 +321,10 @@ async fn install_upgrade_uninstall() {
         ("create", "events.events.k8s.io", true),
         ("get", "secrets", false),
         ("list", "secrets", false),
-        ("create", "secrets", false),
+        ("create", "secrets", true),
+        ("patch", "secrets", false),
+        ("update", "secrets", false),
+        ("delete", "secrets", false),
         ("get", "namespaces", true),
         ("list", "namespaces", false),
     ] {

@@ -76,6 +76,8 @@ async fn a_resource_becomes_roles_agents_one_leader_and_ticks() {
     let calls = stage.calls().await;
     assert_each_second_once(&ticks(&calls, "/tick"));
     assert!(calls.iter().all(|call| call.host.as_deref() == Some("127.0.0.1:7002")), "{calls:?}");
+    assert!(calls.iter().all(|call| call.signed), "{calls:?}");
+    stage.condition("CallsSigned", "True", "Signed", OPERATOR).await;
     assert!(calls.iter().all(|call| call.pod == leader && call.token == Some(token)), "only the leader calls");
     assert!(
         calls

@@ -24,6 +24,9 @@ use tokio::sync::OnceCell;
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// The garbage collector learns of a new kind of resources within half a minute.
+const COLLECTED: Duration = Duration::from_secs(90);
+
 /// A password that must never show up in anything the operator writes.
 const PASSWORD: &str = "correct-horse-battery-staple";
 
@@ -666,6 +669,11 @@ async fn an_orphaned_workload_stays_as_it_is() {
     assert_eq!(after["spec"], before["spec"]);
     assert!(after["metadata"]["annotations"]["cabloy.io/claimed-by"].is_null(), "somebody else may take it");
     assert_eq!(stage.config_maps().await, maps);
+    until("the signing key to be left to its ConfigMap", COLLECTED, async || {
+        let owners = owners(&stage.get("secret", "shop-signing").await);
+        (owners == ["ConfigMap"]).then_some(()).ok_or_else(|| format!("{owners:?}"))
+    })
+    .await;
     // It can be taken up again.
     stage.apply(&shop(&json!({}))).await;
     stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
@@ -828,12 +836,133 @@ async fn without_an_agent_there_are_roles_alone() {
     .await;
     assert!(agent(&web).is_none());
     assert!(!stage.config_maps().await.contains_key("shop-agent"));
+    assert!(stage.get("secret", "shop-signing").await.is_null() && !web.to_string().contains("cabloy-signing"));
     assert_eq!(env(&web, "CABLOY_BOOT_DIR"), "/etc/cabloy/boot");
     stage.apply(&shop(&json!({}))).await;
     stage.await_agent("deployment", "web").await;
     stage.apply(&shop(&json!({ "agent": { "enabled": false } }))).await;
     until("the agent to go", SOON, async || agent(&stage.get("deployment", "web").await).is_none()).await;
     until("its file to go", SOON, async || !stage.config_maps().await.contains_key("shop-agent")).await;
+}
+
+/// The kinds of an object's owners.
+fn owners(object: &Value) -> Vec<String> {
+    let owners = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+    owners.iter().map(|owner| text(&owner["kind"])).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signing_key_is_made_once_and_shown_nowhere() {
+    let stage = Stage::set("signing").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({}))).await;
+    let web = stage.await_agent("deployment", "web").await;
+    for container in [agent(&web).expect("it is there"), &web["spec"]["template"]["spec"]["containers"][0]] {
+        let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+        assert!(
+            mounts.contains(&json!({ "name": "cabloy-signing", "mountPath": "/etc/cabloy/signing", "readOnly": true }))
+        );
+    }
+    stage.settle("shop").await;
+    let secret = stage.get("secret", "shop-signing").await;
+    let encoded = text(&secret["data"]["key"]);
+    let key = stage.kubectl(&["get", "secret", "shop-signing", "--template={{.data.key | base64decode}}"]).await;
+    assert!(key.starts_with("whsec_") && key.len() == 50, "32 bytes as Standard Webhooks writes them: {}", key.len());
+    assert_eq!(owners(&secret), ["CabloyCluster", "ConfigMap"]);
+    let kinds = "configmaps,deployments,replicasets,pods,cabloyclusters,events";
+    let all = stage.kubectl(&["get", kinds, "--output=yaml"]).await + &stage.operator.process.log_tail(usize::MAX);
+    assert!(all.contains("shop-signing") && !all.contains(&key[6..40]) && !all.contains(&encoded[8..40]), "it shows");
+
+    // What somebody puts there stays, and what somebody deletes comes back.
+    stage.kubectl(&["patch", "secret", "shop-signing", "--patch", r#"{"stringData":{"key":"whsec_mine"}}"#]).await;
+    let edited = stage.get("secret", "shop-signing").await;
+    stage.reconcile("shop").await;
+    stage.reconcile("shop").await;
+    assert_eq!(stage.get("secret", "shop-signing").await, edited);
+    stage.kubectl(&["delete", "secret", "shop-signing"]).await;
+    stage.reconcile("shop").await;
+    let made = stage.get("secret", "shop-signing").await;
+    assert!(made["data"]["key"].is_string() && made["data"] != edited["data"] && made["data"] != secret["data"]);
+
+    // It is not the price of a ConfigMap that somebody deletes.
+    stage.kubectl(&["delete", "configmap", "shop-agent"]).await;
+    let kept = until("the owner that is gone to be forgotten", COLLECTED, async || {
+        let secret = stage.get("secret", "shop-signing").await;
+        (owners(&secret) == ["CabloyCluster"]).then_some(secret)
+    })
+    .await;
+    assert_eq!(kept["data"], made["data"]);
+    stage.kubectl(&["delete", "cabloycluster", "shop", "--timeout=30s"]).await;
+    until("the key to go", COLLECTED, async || stage.get("secret", "shop-signing").await.is_null()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signing_key_stays_until_no_pod_has_an_agent() {
+    let stage = Stage::set("signing").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({}))).await;
+    stage.await_agent("deployment", "web").await;
+    let pod = until("a pod with the agent", SOON, async || {
+        stage.list("pods").await.into_iter().find(|pod| pod["metadata"]["labels"]["cabloy.io/cluster"] == "shop")
+    })
+    .await;
+    let pod = text(&pod["metadata"]["name"]);
+    let binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": pod }, "target": { "kind": "Node", "name": "somewhere" },
+    });
+    stage
+        .write(&["create", "--raw", &format!("/api/v1/namespaces/{}/pods/{pod}/binding", &*stage.namespace)], &binding)
+        .await;
+    let before = stage.get("secret", "shop-signing").await;
+    stage.kubectl(&["delete", "cabloycluster", "shop", "--cascade=foreground", "--wait=false"]).await;
+    stage.await_condition("shop", "Ready", "False", "Withdrawing").await;
+    let left = until("the garbage collector to have looked", COLLECTED, async || {
+        let secret = stage.get("secret", "shop-signing").await;
+        (owners(&secret) != owners(&before)).then_some(secret)
+    })
+    .await;
+    assert_eq!(owners(&left), ["ConfigMap"], "a pod still reads it");
+    assert_eq!(left["data"], before["data"]);
+    stage.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0"]).await;
+    until("the key to go", COLLECTED, async || stage.get("secret", "shop-signing").await.is_null()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_not_signed_are_a_condition_that_heals() {
+    let stage = Stage::set("unsigned").await;
+    // Whoever may not make a Secret is told why.
+    stage.kubectl(&["create", "quota", "none", "--hard=count/secrets=0"]).await;
+    until("the quota to be in force", SOON, async || {
+        stage.get("resourcequota", "none").await["status"]["hard"].is_object()
+    })
+    .await;
+    let redis = Redis::start();
+    stage.apply(&deployment("web")).await;
+    stage
+        .apply(&shop(&json!({
+            "app": { "name": "shop", "generation": "generic" },
+            "redis": { "connections": { "default": { "host": "127.0.0.1", "port": redis.addr().port() } } },
+        })))
+        .await;
+    stage.await_agent("deployment", "web").await;
+    assert!(stage.get("secret", "shop-signing").await.is_null());
+    let pod = RunningPod::start(&stage, "127.88.31.8").await;
+    let message = stage.await_condition("shop", "CallsSigned", "False", "MissingSigningKey").await;
+    assert!(message.contains("may make no Secret") && message.contains("exceeded quota: none"), "{message}");
+    stage.await_condition("shop", "AgentsHealthy", "True", "Fine").await;
+    stage.kubectl(&["patch", "quota", "none", "--patch", r#"{"spec":{"hard":{"count/secrets":"1"}}}"#]).await;
+    until("the key to be made", SOON, async || {
+        stage.reconcile("shop").await;
+        let secret = stage.get("secret", "shop-signing").await;
+        secret["data"]["key"].is_string()
+    })
+    .await;
+    let key = stage.kubectl(&["get", "secret", "shop-signing", "--template={{.data.key | base64decode}}"]).await;
+    pod.mount_signing_key(&key);
+    stage.await_condition("shop", "CallsSigned", "True", "Signed").await;
+    pod.mount_signing_key("mine");
+    let message = stage.await_condition("shop", "CallsSigned", "False", "InvalidSigningKey").await;
+    assert!(message.contains("key 1 of 1") && !message.contains("mine"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -955,7 +1084,7 @@ async fn a_malformed_object_stops_nothing_but_itself() {
 struct RunningPod {
     name: String,
     process: Process,
-    _files: TempDir,
+    files: TempDir,
     _app: std::net::TcpListener,
 }
 
@@ -985,13 +1114,21 @@ impl RunningPod {
         let mut command = bound(agent_program());
         command.args(["run", "--listen", &format!("{ip}:7070"), "--control-port", "0", "--pod-name", &name]);
         command.args(["--pod-hash", &hash, "--config-dir"]).arg(files.path());
+        command.arg("--signing-key-file").arg(files.path().join("signing/key"));
         let process = Process::spawn("agent", command, &files.path().join("log")).expect("the agent starts");
-        let pod = Self { name, process, _files: files, _app: app };
+        let pod = Self { name, process, files, _app: app };
         pod.say(stage, &json!({ "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }], "initContainerStatuses": [
             { "name": "cabloy-agent", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": { "running": {} } },
         ] }))
         .await;
         pod
+    }
+
+    /// Writes the key that calls are signed with where the agent looks for it.
+    fn mount_signing_key(&self, key: &str) {
+        let folder = self.files.path().join("signing");
+        std::fs::create_dir_all(&folder).expect("a folder for the key");
+        std::fs::write(folder.join("key"), key).expect("it can be written");
     }
 
     /// Writes the pod's status, as kubelet does.

@@ -1,5 +1,7 @@
 //! Redis servers, agents as processes, and an app beside each of them.
 
+#![allow(dead_code, reason = "each of the tests that share it uses a part")]
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -279,8 +281,13 @@ impl Stage {
         let router = axum::Router::new().fallback(app).with_state((Arc::clone(&self.apps), name.to_owned()));
         let listener = TcpListener::from_std(listener).unwrap();
         self.servers.lock().unwrap().spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let config = self.files.add(name, port);
-        Start { stage: self, name: name.to_owned(), app_port: port, config, args: vec![] }
+        self.agent_beside(name, port)
+    }
+
+    /// An agent with an app that listens there, to be started.
+    pub fn agent_beside(&self, name: &str, app_port: u16) -> Start<'_> {
+        let config = self.files.add(name, app_port);
+        Start { stage: self, name: name.to_owned(), app_port, config, args: vec![] }
     }
 }
 
@@ -302,6 +309,11 @@ impl Start<'_> {
 
     pub fn elect(mut self, elect: bool) -> Self {
         self.args.extend(["--elect".into(), elect.to_string()]);
+        self
+    }
+
+    pub fn signing_key(mut self, file: &Path) -> Self {
+        self.args.extend(["--signing-key-file".into(), file.to_str().unwrap().to_owned()]);
         self
     }
 
@@ -334,6 +346,10 @@ impl Agent {
         self.process.name()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn app_port(&self) -> u16 {
         self.app_port
     }
@@ -361,24 +377,18 @@ impl Agent {
     }
 
     pub fn try_drain(&self) -> bool {
+        self.drain_command().status().unwrap().success()
+    }
+
+    pub fn drain_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cabloy-agent"));
-        command.arg("drain").arg(format!("--control-port={}", self.control_port)).status().unwrap().success()
+        command.arg("drain").arg(format!("--control-port={}", self.control_port));
+        command
     }
 
     /// Status and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        wait::until(&format!("{path} of {}", self.name()), SOON, async || self.try_get(path).await).await
-    }
-
-    async fn try_get(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other(text.clone()))?;
-        let status =
-            head.split(' ').nth(1).and_then(|it| it.parse().ok()).ok_or_else(|| std::io::Error::other(text.clone()))?;
-        Ok((status, body.to_owned()))
+        wait::until(&format!("{path} of {}", self.name()), SOON, async || get(self.port, path).await).await
     }
 
     pub async fn status(&self) -> AgentStatus {
@@ -411,6 +421,18 @@ impl Agent {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{name} is not in {text}")).to_owned()
     }
+}
+
+/// Status and body of what is at a path of a port of this host.
+pub async fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other(text.clone()))?;
+    let status =
+        head.split(' ').nth(1).and_then(|it| it.parse().ok()).ok_or_else(|| std::io::Error::other(text.clone()))?;
+    Ok((status, body.to_owned()))
 }
 
 /// The one of `agents` that leads, once there is one.

@@ -50,7 +50,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
-{{/* All that the operator may do, in each namespace that it looks after. It reads no Secret. */}}
+{{/* All that the operator may do, in each namespace that it looks after. It reads no Secret, and makes those of the signing keys. */}}
 {{- define "cabloy-operator.rules" -}}
 # The resources it serves, and its finalizer on them.
 - apiGroups: [cabloy.io]
@@ -71,6 +71,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, patch, delete]
+# The key that agents sign their calls with: made once, and never read, changed or deleted.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
 # Where the agents are; an annotation on a pod makes its kubelet refresh mounted files at once.
 - apiGroups: [""]
   resources: [pods]

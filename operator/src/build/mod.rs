@@ -20,7 +20,7 @@ pub use workload::{Blocked, Note};
 
 use crate::{
     dereference::Found,
-    names::{CLUSTER, FIELD_MANAGER, MANAGED_BY, agent_config_map, boot_prefix, hash, role_config_map},
+    names::{CLUSTER, FIELD_MANAGER, MANAGED_BY, agent_config_map, boot_prefix, hash, role_config_map, signing_secret},
     validate::{Identity, Validated},
     workload::WorkloadRef,
 };
@@ -82,6 +82,8 @@ pub struct Prepared {
     pub withdrawn: Vec<WorkloadRef>,
     /// The hash of the agents' files, if there are agents.
     pub agent_files: Option<String>,
+    /// Name of the Secret that must be there, with a key to sign calls with, if there are agents.
+    pub signing_secret: Option<String>,
 }
 
 /// Makes everything that is to be written.
@@ -140,7 +142,8 @@ pub fn build(validated: &Validated, found: &Found, settings: &Settings) -> Resul
         .filter(|reference| !validated.workloads.iter().any(|workload| workload.reference == **reference))
         .cloned()
         .collect();
-    Ok(Prepared { config_maps, unneeded, workloads, withdrawn, agent_files })
+    let signing_secret = validated.agent.as_ref().map(|_| signing_secret(&identity.name));
+    Ok(Prepared { config_maps, unneeded, workloads, withdrawn, agent_files, signing_secret })
 }
 
 fn config_map(identity: &Identity, name: String, data: BTreeMap<String, String>) -> ConfigMap {
@@ -156,7 +159,8 @@ fn config_map(identity: &Identity, name: String, data: BTreeMap<String, String>)
     }
 }
 
-fn labels(identity: &Identity) -> BTreeMap<String, String> {
+/// The labels of everything that is ours.
+pub(crate) fn labels(identity: &Identity) -> BTreeMap<String, String> {
     BTreeMap::from([(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned()), (CLUSTER.to_owned(), identity.name.clone())])
 }
 

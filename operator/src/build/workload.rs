@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cabloy_crds::{
     names::{
         AGENT_CONTAINER, AGENT_FILE, AGENT_PORT, APP_CONFIG_DIR, BOOT_DIR, CLIENT_FILE, CONFIG_DIR, PRELOAD_FILE,
-        REDLOCK_ROLE, SECRETS_DIR, role_file,
+        REDLOCK_ROLE, SECRETS_DIR, SIGNING_DIR, SIGNING_KEY, role_file,
     },
     resource::{OnRedisChange, WorkloadKind},
 };
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{Boot, Plan, Settings, boot::has_preload};
 use crate::{
     dereference::Found,
-    names::{BOOT, BOOT_CONFIG, CLAIMED_BY, CLUSTER, agent_config_map, role_config_map},
+    names::{BOOT, BOOT_CONFIG, CLAIMED_BY, CLUSTER, agent_config_map, role_config_map, signing_secret},
     validate::{AgentPlan, Secret, Validated, Workload},
     workload::{Live, find, named},
 };
@@ -23,6 +23,7 @@ use crate::{
 const BOOT_VOLUME: &str = "cabloy-boot";
 const SECRETS_VOLUME: &str = "cabloy-secrets";
 const APP_CONFIG_VOLUME: &str = "cabloy-app-config-";
+const SIGNING_VOLUME: &str = "cabloy-signing";
 const CONFIG_VOLUME: &str = "cabloy-config";
 const NO_TOKEN_VOLUME: &str = "cabloy-no-token";
 
@@ -161,16 +162,21 @@ fn part(
 
     let mut env = vec![json!({ "name": "CABLOY_BOOT_DIR", "value": BOOT_DIR })];
     env.extend(node_options.map(|value| json!({ "name": NODE_OPTIONS, "value": value })));
-    let mut volumes = boot.volumes;
-    let mut spec = json!({
-        "containers": [{ "name": container_name, "env": env, "volumeMounts": boot.mounts }],
-    });
+    let (mut volumes, mut mounts) = (boot.volumes, boot.mounts);
+    let mut spec = json!({});
     if let (Some(agent), Some(image)) = (&validated.agent, image) {
         let secrets = volumes.iter().any(|volume| named(volume, SECRETS_VOLUME));
-        spec["initContainers"] = json!([agent_container(agent, wanted, &image, live, secrets)]);
+        // An agent that is left as it is stays without a key, if it has none: a new operator rolls no pods.
+        let signs = image.changes || live.volumes().iter().any(|volume| named(volume, SIGNING_VOLUME));
+        if signs {
+            volumes.push(signing_volume(&identity.name));
+            mounts.push(mount(SIGNING_VOLUME, SIGNING_DIR));
+        }
+        spec["initContainers"] = json!([agent_container(agent, wanted, &image, live, secrets, signs)]);
         volumes.push(boot.config.unwrap_or_else(|| config_volume(validated)));
         volumes.push(json!({ "name": NO_TOKEN_VOLUME, "emptyDir": {} }));
     }
+    spec["containers"] = json!([{ "name": container_name, "env": env, "volumeMounts": mounts }]);
     spec["volumes"] = Value::Array(volumes);
 
     let mut metadata = json!({
@@ -314,6 +320,16 @@ fn secret_source(secret: &Secret) -> Value {
     } })
 }
 
+/// The key that calls are signed with, for the agent and for an app that verifies them. Without the Secret they are not
+/// signed, and no pod waits for it.
+fn signing_volume(cluster: &str) -> Value {
+    json!({ "name": SIGNING_VOLUME, "secret": {
+        "secretName": signing_secret(cluster),
+        "items": [{ "key": SIGNING_KEY, "path": SIGNING_KEY }],
+        "optional": true,
+    } })
+}
+
 fn mount(volume: &str, path: &str) -> Value {
     json!({ "name": volume, "mountPath": path, "readOnly": true })
 }
@@ -374,7 +390,14 @@ fn config_volume(validated: &Validated) -> Value {
     json!({ "name": CONFIG_VOLUME, "projected": { "sources": sources } })
 }
 
-fn agent_container(agent: &AgentPlan, wanted: &Workload, image: &AgentImage, live: &Live, secrets: bool) -> Value {
+fn agent_container(
+    agent: &AgentPlan,
+    wanted: &Workload,
+    image: &AgentImage,
+    live: &Live,
+    secrets: bool,
+    signs: bool,
+) -> Value {
     let hash_label = match wanted.reference.kind {
         WorkloadKind::Deployment => "pod-template-hash",
         WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => "controller-revision-hash",
@@ -385,6 +408,19 @@ fn agent_container(agent: &AgentPlan, wanted: &Workload, image: &AgentImage, liv
     let mut mounts = vec![mount(CONFIG_VOLUME, CONFIG_DIR), mount(NO_TOKEN_VOLUME, SERVICE_ACCOUNT_DIR)];
     if secrets {
         mounts.push(mount(SECRETS_VOLUME, SECRETS_DIR));
+    }
+    let mut env = vec![
+        value("CABLOY_CONFIG_DIR", CONFIG_DIR),
+        field("CABLOY_POD_NAME", "metadata.name"),
+        field("CABLOY_POD_NAMESPACE", "metadata.namespace"),
+        field("CABLOY_POD_UID", "metadata.uid"),
+        field("CABLOY_POD_IP", "status.podIP"),
+        field("CABLOY_POD_HASH", &format!("metadata.labels['{hash_label}']")),
+        value("CABLOY_ELECT", if wanted.elect { "true" } else { "false" }),
+    ];
+    if signs {
+        mounts.push(mount(SIGNING_VOLUME, SIGNING_DIR));
+        env.push(value("CABLOY_SIGNING_KEY_FILE", &format!("{SIGNING_DIR}/{SIGNING_KEY}")));
     }
     let mut security = json!({
         "allowPrivilegeEscalation": false,
@@ -402,15 +438,7 @@ fn agent_container(agent: &AgentPlan, wanted: &Workload, image: &AgentImage, liv
         "imagePullPolicy": image.pull_policy,
         "restartPolicy": "Always",
         "args": ["run"],
-        "env": [
-            value("CABLOY_CONFIG_DIR", CONFIG_DIR),
-            field("CABLOY_POD_NAME", "metadata.name"),
-            field("CABLOY_POD_NAMESPACE", "metadata.namespace"),
-            field("CABLOY_POD_UID", "metadata.uid"),
-            field("CABLOY_POD_IP", "status.podIP"),
-            field("CABLOY_POD_HASH", &format!("metadata.labels['{hash_label}']")),
-            value("CABLOY_ELECT", if wanted.elect { "true" } else { "false" }),
-        ],
+        "env": env,
         "ports": [{ "name": AGENT_CONTAINER, "containerPort": AGENT_PORT, "protocol": "TCP" }],
         "startupProbe": { "httpGet": probe("/healthz"), "periodSeconds": 1, "failureThreshold": 60 },
         "livenessProbe": { "httpGet": probe("/healthz"), "periodSeconds": 10, "timeoutSeconds": 3 },

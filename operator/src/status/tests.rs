@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use cabloy_crds::{
-    agent_status::{ElectionStatus, MasterStatus, TickResult},
+    agent_status::{ElectionStatus, MasterStatus, SigningStatus, TickResult},
     resource::WorkloadKind,
 };
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ fn live(ready: i64) -> Live {
 
 fn applied(outcome: Outcome) -> Applied {
     let reference = WorkloadRef { kind: WorkloadKind::Deployment, name: "web".into() };
-    Applied { workloads: vec![(reference, outcome)], agent_files: None, writes: 0 }
+    Applied { workloads: vec![(reference, outcome)], agent_files: None, signing_refused: None, writes: 0 }
 }
 
 fn rolled_out() -> Applied {
@@ -50,7 +50,13 @@ fn pod(name: &str) -> AgentPod {
 }
 
 fn agent(name: &str) -> AgentStatus {
-    AgentStatus { pod: name.into(), ready: true, election: Some(ElectionStatus::default()), ..AgentStatus::default() }
+    AgentStatus {
+        pod: name.into(),
+        ready: true,
+        election: Some(ElectionStatus::default()),
+        signing: SigningStatus { keys: 1 },
+        ..AgentStatus::default()
+    }
 }
 
 fn leader(name: &str) -> AgentStatus {
@@ -146,6 +152,35 @@ fn each_problem_has_its_condition_and_is_said_once() {
     let message = &condition(&status, "RedisReachable").message;
     assert_eq!(message, "redis:6379: what is wrong (pod web-0 and 1 more)");
     assert_eq!(condition(&status, "Ready").reason, "MissingSecret", "advice alone makes nothing unready");
+}
+
+#[test]
+fn calls_that_are_not_signed_are_told_and_make_nothing_unready() {
+    let of = |agents: Vec<AgentStatus>, refused: Option<&str>| {
+        let applied = Applied { signing_refused: refused.map(str::to_owned), ..rolled_out() };
+        let status = status_of(&json!({}), &found(agents), &applied);
+        assert_eq!(condition(&status, "AgentsHealthy").status, "True", "nothing is said twice");
+        assert_eq!(condition(&status, "Ready").status, "True");
+        let condition = condition(&status, "CallsSigned");
+        (condition.reason.clone(), condition.message.clone())
+    };
+    let with = |problem: Option<Problem>| AgentStatus {
+        signing: SigningStatus::default(),
+        problems: problem.into_iter().collect(),
+        ..leader("web-0")
+    };
+    assert_eq!(of(vec![leader("web-0")], Some("no right")).0, "Signed", "somebody else has made the key");
+    let missing = Some(problem("MissingSigningKey", "/etc/cabloy/signing/key"));
+    assert_eq!(
+        of(vec![with(missing.clone())], None),
+        ("MissingSigningKey".into(), "/etc/cabloy/signing/key: what is wrong (pod web-0)".into())
+    );
+    assert!(of(vec![with(missing)], Some("no right")).1.ends_with("may make no Secret for it: no right"));
+    let invalid = Some(problem("InvalidSigningKey", "/etc/cabloy/signing/key"));
+    assert_eq!(of(vec![with(invalid)], None).0, "InvalidSigningKey");
+    let (reason, message) = of(vec![with(None), agent("web-1")], None);
+    assert_eq!(reason, "NotSigned");
+    assert!(message.contains("web-0") && message.contains("agent.version"), "{message}");
 }
 
 #[test]

@@ -4,14 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first thing that fails")]
 
-mod npm;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use cabloy_tests::npm;
 use cabloy_tests::process::{Process, bound, tail};
 use cabloy_tests::redis::Redis;
 use cabloy_tests::wait::try_until_blocking;
@@ -20,6 +20,17 @@ use tempfile::TempDir;
 
 /// The versions of Node.js that tests go through.
 const NODES: [&str; 3] = ["node12", "node20", "node24"];
+
+/// The folder of the scripts, and of what they come to.
+fn fixture() -> PathBuf {
+    npm::fixture("preload")
+}
+
+/// The packages that the preload works with.
+fn modules() -> &'static Path {
+    static MODULES: LazyLock<PathBuf> = LazyLock::new(|| npm::modules("preload"));
+    &MODULES
+}
 
 /// A container: the app, what the operator mounts, and a home.
 struct Pod {
@@ -39,15 +50,15 @@ impl Pod {
     /// With an app named `shop`, and a boot `ConfigMap` for it that lists no role.
     fn new(generation: &str) -> Self {
         let dir = TempDir::with_prefix("cabloy-preload-").unwrap();
-        copy(&npm::fixture().join("app"), &dir.path().join("app"));
+        copy(&fixture().join("app"), &dir.path().join("app"));
         for file in ["load.js", "clients.js", "bootstrap.mjs"] {
-            fs::copy(npm::fixture().join(file), dir.path().join(file)).unwrap();
+            fs::copy(fixture().join(file), dir.path().join(file)).unwrap();
         }
         for folder in ["boot", "secrets", "home"] {
             fs::create_dir(dir.path().join(folder)).unwrap();
         }
-        symlink(npm::modules(), dir.path().join("node_modules")).unwrap();
-        symlink(npm::modules(), dir.path().join("app/node_modules")).unwrap();
+        symlink(modules(), dir.path().join("node_modules")).unwrap();
+        symlink(modules(), dir.path().join("app/node_modules")).unwrap();
         let preload = Path::new(env!("CARGO_MANIFEST_DIR")).join("../operator/preload/preload.cjs");
         fs::copy(preload, dir.path().join("boot/preload.cjs")).unwrap();
         let pod = Self { env: Vec::new(), dir };
@@ -114,11 +125,11 @@ impl Pod {
     }
 
     fn node(&self, node: &str, args: &[&str]) -> Ended {
-        self.run(npm::modules().join(node).join("bin/node"), args)
+        self.run(modules().join(node).join("bin/node"), args)
     }
 
     fn prepare(&self, command: &mut Command, node: &str) {
-        let bin = npm::modules().join(node).join("bin");
+        let bin = modules().join(node).join("bin");
         command
             .current_dir(self.path("app"))
             .stdin(Stdio::null())
@@ -134,7 +145,7 @@ impl Pod {
 
     /// Replaces what differs from run to run.
     fn stable(&self, text: &str) -> String {
-        text.replace(self.dir.path().to_str().unwrap(), "<pod>").replace(npm::modules().to_str().unwrap(), "<modules>")
+        text.replace(self.dir.path().to_str().unwrap(), "<pod>").replace(modules().to_str().unwrap(), "<modules>")
     }
 }
 
@@ -163,7 +174,7 @@ fn config(facts: &Value) -> Value {
 }
 
 fn golden(name: &str, value: &Value) {
-    let path = npm::fixture().join("golden").join(name);
+    let path = fixture().join("golden").join(name);
     let text = format!("{value:#}\n");
     if std::env::var_os("CABLOY_BLESS").is_some() {
         fs::write(&path, &text).unwrap();
@@ -338,13 +349,13 @@ fn a_real_app_boots_on_it() {
         pod.write("config/a.json", &json!({"list": ["first"], "payment": {"token": token}}));
 
         let log = pod.path("log");
-        let mut command = bound(npm::modules().join(node).join("bin/node"));
+        let mut command = bound(modules().join(node).join("bin/node"));
         pod.prepare(&mut command, node);
         let options = json!({
             "framework": pod.path("app/framework"), "baseDir": pod.path("app/src/backend"), "workers": 1,
             "port": cabloy_tests::redis::free_port().unwrap(),
         });
-        command.arg(npm::modules().join("@zhennann/egg-scripts/lib/start-cluster")).arg(options.to_string());
+        command.arg(modules().join("@zhennann/egg-scripts/lib/start-cluster")).arg(options.to_string());
         let master = Process::spawn("egg", command, &log).unwrap();
         let read = || fs::read_to_string(&log).unwrap();
         let wait = |what: &str, holds: &dyn Fn() -> bool| {
@@ -639,7 +650,7 @@ fn an_egg_core_that_ignores_the_variable_is_refused() {
     for (package, link) in [("egg-core", "egg-core"), ("egg-core-4.18", "@zhennann/egg/node_modules/egg-core")] {
         let link = pod.path("app/node_modules").join(link);
         fs::create_dir_all(link.parent().unwrap()).unwrap();
-        symlink(npm::modules().join(package), link).unwrap();
+        symlink(modules().join(package), link).unwrap();
     }
     assert_eq!(pod.node("node20", &["start-cluster.js"]).code, Some(0), "no framework is installed");
     pod.write("app/node_modules/@zhennann/egg/package.json", &json!({"name": "@zhennann/egg", "version": "2.37.0"}));

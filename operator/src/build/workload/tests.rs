@@ -195,6 +195,25 @@ fn an_agent_keeps_its_version_until_it_is_asked_for_another() {
 }
 
 #[test]
+fn an_agent_without_a_key_gets_one_with_its_next_version() {
+    let validated = sound(&json!({}));
+    let before = live(&app(&Value::Null));
+    let mut present = merged(&before, &patch(&validated, before.clone()).0);
+    let pod = &mut present.0["spec"]["template"]["spec"];
+    pod["initContainers"][0]["image"] = json!("repo/agent:0.9.0");
+    let ours = |item: &Value| !named(item, SIGNING_VOLUME);
+    assert!(retain(pod, "volumes", ours));
+    let (kept, _) = patch(&validated, present.clone());
+    assert!(!kept.to_string().contains("cabloy-signing"), "an operator that signs rolls nothing");
+    assert!(!kept.to_string().contains("SIGNING_KEY_FILE"), "nor does the agent miss what nobody gave it");
+    let (asked, _) = patch(&sound(&json!({ "agent": { "version": "1.0.0" } })), present);
+    let pod = &asked["spec"]["template"]["spec"];
+    for container in [&pod["initContainers"][0], &pod["containers"][0]] {
+        assert!(find(container.get("volumeMounts"), SIGNING_VOLUME).is_some(), "{container}");
+    }
+}
+
+#[test]
 fn another_preload_script_alone_rolls_nothing() {
     let validated = sound(&json!({}));
     let mut present = live(&app(&Value::Null));
