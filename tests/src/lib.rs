@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod forward;
 pub mod images;
 pub mod network;
+pub mod npm;
 pub mod oci;
 pub mod process;
 pub mod redis;

@@ -30,7 +30,7 @@ struct Args {
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Kind>,
     /// How many milliseconds a lease lasts.
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 1000)]
     ttl: u64,
     /// How many servers.
     #[arg(long, default_value_t = 3)]

@@ -79,7 +79,7 @@ impl Config {
             version: version.to_string(),
             servers: 3,
             pods: 3,
-            ttl: Duration::from_millis(1500),
+            ttl: Duration::from_secs(1),
             seed: 1,
             faults_for: Duration::from_secs(20),
             kinds: Kind::usual(),

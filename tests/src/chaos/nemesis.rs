@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::fault::{Cut, Fault, Faults, Kind};
+use super::register::Register;
 use super::report::Injected;
 use super::{CLUSTER, RECOVERY, World};
 use crate::network::{Lost, Network};
@@ -205,6 +206,24 @@ fn pause_within_call(world: &World, pod: usize, lasts: Duration, stop: &Stop) ->
         pod.thaw();
     }
     trapped
+}
+
+/// Has the leader overtaken: it is stopped in the midst of a call, others lead and write, and then it goes on to write
+/// what it had read before. Whether it came to that.
+pub fn overtake(world: &World) -> bool {
+    let Some(leader) = world.leader() else { return false };
+    let (token, before) = world.service.look(|register| (register.highest(), register.counts()));
+    let pod = world.pod(leader);
+    if !world.service.stop_within_call(&pod.agent(), pod.processes().to_vec(), CALL) {
+        return false;
+    }
+    let others = |register: &Register| {
+        (register.highest() > token && register.counts().accepted > before.accepted + 1).then_some(())
+    };
+    let overtaken = world.service.until(RECOVERY, others).is_some();
+    pod.thaw();
+    let late = |register: &Register| (register.counts().stale > before.stale).then_some(());
+    overtaken && world.service.until(RECOVERY, late).is_some()
 }
 
 fn part(network: &Network, world: &World, fault: &Fault, pod: usize) -> anyhow::Result<()> {
