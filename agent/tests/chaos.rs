@@ -1,16 +1,20 @@
 //! Agents on every version of Redis, while pods, servers, links and clocks fail around them. Longer: `make chaos`.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use cabloy_tests::chaos::fault::Kind;
+use cabloy_tests::chaos::register::Register;
 use cabloy_tests::chaos::{self, Config, World, nemesis};
+use cabloy_tests::network::{Lost, Network};
 use cabloy_tests::redis::Version;
 use cabloy_tests::require;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_cabloy-agent");
+
+/// For what takes milliseconds, or a lease: the machine may be busy.
+const SOON: Duration = Duration::from_secs(30);
 
 /// One at a time: each has a dozen processes, and faults enough of its own.
 static TURN: Mutex<()> = Mutex::new(());
@@ -51,12 +55,18 @@ fn run(config: &Config) {
     assert!(report.terms > 1 && report.injected() > 1, "nothing has happened: {report}");
 }
 
+/// Three pods on three servers, and nothing fails by itself.
+fn world(guarded: bool, network: Option<Network>) -> World {
+    let config = Config { guarded, ..Config::new(AGENT, "redis-server", "any") };
+    let world = World::start(&config, network, None).unwrap();
+    world.served(SOON).unwrap();
+    world
+}
+
 /// A leader that is stopped between reading and writing, until others have written.
 fn overtaken(guarded: bool) -> (World, usize) {
     const ROUNDS: usize = 3;
-    let config = Config { guarded, ..Config::new(AGENT, Path::new("redis-server"), "any") };
-    let world = World::start(&config, None, None).unwrap();
-    world.served(Duration::from_secs(30)).unwrap();
+    let world = world(guarded, None);
     let rounds = (0..ROUNDS).filter(|_| nemesis::overtake(&world)).count();
     (world, rounds)
 }
@@ -78,4 +88,46 @@ fn without_the_check_of_the_token_it_does() {
     let (world, rounds) = overtaken(false);
     assert!(rounds > 0, "nobody was overtaken");
     world.service().look(|register| assert!(!register.lost().is_empty(), "{register:?}"));
+}
+
+/// A leader was elected by two of three servers. One of them forgets, the other stands still: what is left is one that
+/// never knew of it and one that does not know any more, for an agent that was not there.
+#[test]
+#[ignore = "servers that forgot still vote"]
+fn a_server_that_forgot_does_not_vote() {
+    let _turn = TURN.lock();
+    require!(Network::check());
+    let world = world(true, Some(Network::new(3, 3).unwrap()));
+    let (network, service) = (world.network().unwrap(), world.service());
+    let [forgets, remembers, _never_knew] = world.servers() else { panic!("three servers") };
+    let first = world.leader().unwrap();
+    let [second, third] = [1, 2].map(|next| (first + next) % 3);
+    world.pod(third).kill();
+    for pod in [first, second] {
+        network.cut(pod, 2, Lost::Both).unwrap();
+    }
+    world.pod(first).kill();
+    let token = service.look(Register::highest);
+    let next = |register: &Register| (register.highest() > token).then(|| register.highest());
+    let token = service.until(SOON, next).expect("a leader by two servers");
+    {
+        let pod = world.pod(second);
+        assert!(service.stop_within_call(&pod.agent(), pod.processes().to_vec(), SOON), "it calls");
+    }
+    remembers.pause();
+    forgets.restart_empty();
+    world.revive(third).unwrap();
+
+    let before = service.look(|register| register.counts().calls);
+    let led = |register: &Register| (register.counts().calls > before + 10).then(|| register.highest());
+    let led = service.until(Duration::from_secs(5), led);
+    let violations = service.look(|register| register.violations().to_vec());
+    assert!(led.is_none(), "one that remembers is no majority: after token {token} came {led:?}; {violations:#?}");
+
+    remembers.resume();
+    network.heal().unwrap();
+    world.served(SOON).expect("somebody leads again");
+    world.pod(second).thaw();
+    world.served(SOON).expect("somebody goes on to lead");
+    service.look(|register| assert!(register.lost().is_empty() && register.violations().is_empty()));
 }

@@ -134,7 +134,7 @@ pub struct Fault {
     pub leader: bool,
     /// Which pod or server, modulo how many there are.
     pub target: usize,
-    /// Which servers, as bits: at least one, and more seldom all of the first three.
+    /// Which servers, by [`Fault::strikes`].
     pub mask: u32,
     /// How the links fail.
     pub cut: Cut,
@@ -147,6 +147,13 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Whether a server is among those that were drawn; one is at least.
+    #[must_use]
+    pub fn strikes(&self, server: usize, servers: usize) -> bool {
+        let sets = (1 << servers) - 1;
+        (self.mask % sets + 1) >> server & 1 == 1
+    }
+
     /// As a span of time.
     #[must_use]
     pub fn span(leases: f64, ttl: Duration) -> Duration {
@@ -163,8 +170,8 @@ impl Display for Fault {
             Lane::Pods => write!(f, " of pod {target}"),
             Lane::Servers if kind.is_total() => Ok(()),
             Lane::Servers => write!(f, " of server {target}"),
-            Lane::Links => write!(f, " {cut:?} of pod {target}, servers {mask:03b}"),
-            Lane::Clocks => write!(f, " of servers {mask:03b} by {shift} ms"),
+            Lane::Links => write!(f, " {cut:?} of pod {target}, servers {mask}"),
+            Lane::Clocks => write!(f, " of servers {mask} by {shift} ms"),
         }
     }
 }
@@ -202,7 +209,7 @@ impl Iterator for Faults {
             kind: self.kinds[rng.random_range(0..self.kinds.len())],
             leader: rng.random_bool(0.7),
             target: rng.random_range(0..1000),
-            mask: rng.random_range(1..8),
+            mask: rng.random_range(0..1000),
             cut: [Cut::Pod(lost), Cut::Each(lost), Cut::Unplug][rng.random_range(0..3)],
             shift: if rng.random_bool(0.5) { far } else { -far },
             lasts: rng.random_range(0.1..2.5),
@@ -213,6 +220,8 @@ impl Iterator for Faults {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -225,5 +234,15 @@ mod tests {
             assert!(drawn(1, lane).iter().all(|fault| fault.kind.lane() == lane && !fault.kind.is_total()));
         }
         assert_eq!(Faults::new(1, Lane::Links, &[Kind::PodKill]).next(), None);
+    }
+
+    #[test]
+    fn at_least_one_server_is_struck_and_all_sets_are_drawn() {
+        let sets: BTreeSet<Vec<bool>> = Faults::new(1, Lane::Clocks, &[Kind::ClockShift])
+            .take(200)
+            .map(|fault| (0..3).map(|server| fault.strikes(server, 3)).collect())
+            .collect();
+        assert_eq!(sets.len(), 7);
+        assert!(!sets.contains(&vec![false; 3]));
     }
 }

@@ -16,7 +16,7 @@ pub mod service;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,7 @@ pub struct World {
     servers: Vec<Redis>,
     network: Option<Network>,
     service: Service,
-    history: History,
+    history: Arc<History>,
     dir: TempDir,
 }
 
@@ -120,7 +120,8 @@ impl World {
         };
         let servers: Vec<_> = (0..config.servers).map(server).collect();
         let master = |redis: &Redis| json!({"host": redis.addr().ip(), "port": redis.addr().port(), "db": 0});
-        let service = Service::start(Register::new(config.guarded), dir.path())?;
+        let history = Arc::new(History::default());
+        let service = Service::start(Register::new(config.guarded), dir.path(), Arc::clone(&history))?;
         let plan = Plan {
             agent: config.agent.clone(),
             ttl: config.ttl,
@@ -133,7 +134,7 @@ impl World {
             Pod::start(&plan, &format!("p{index}"), place).map(Mutex::new)
         };
         let pods = (0..config.pods).map(pod).collect::<anyhow::Result<_>>()?;
-        Ok(Self { plan, pods, servers, network, service, history: History::default(), dir })
+        Ok(Self { plan, pods, servers, network, service, history, dir })
     }
 
     /// The register, and who calls it.
@@ -142,9 +143,29 @@ impl World {
         &self.service
     }
 
+    /// The servers, all of which vote.
+    #[must_use]
+    pub fn servers(&self) -> &[Redis] {
+        &self.servers
+    }
+
+    /// Its own network, if it has one.
+    #[must_use]
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
     /// A pod, for whoever does something to it.
     pub fn pod(&self, index: usize) -> MutexGuard<'_, Pod> {
         self.pods[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts again what has ended of a pod.
+    ///
+    /// # Errors
+    /// A program cannot be started.
+    pub fn revive(&self, pod: usize) -> anyhow::Result<()> {
+        self.pod(pod).revive(&self.plan)
     }
 
     /// The pod whose agent has the highest token.

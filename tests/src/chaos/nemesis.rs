@@ -59,7 +59,8 @@ impl Default for History {
 }
 
 impl History {
-    fn note(&self, what: &str) {
+    /// Notes what is done now.
+    pub fn note(&self, what: &str) {
         let mut text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
         // Writing to a string does not fail.
         let _ = writeln!(text, "{:9.3} {what}", self.begun.elapsed().as_secs_f64());
@@ -120,7 +121,7 @@ fn inject(world: &World, stop: &Stop, fault: &Fault) -> anyhow::Result<bool> {
     let pod = || if fault.leader { world.leader().unwrap_or(drawn) } else { drawn };
     let server = &world.servers[fault.target % world.servers.len()];
     match fault.kind {
-        Kind::CallPause => return Ok(pause_within_call(world, pod(), lasts, stop)),
+        Kind::CallPause => return Ok(pause_within_call(world, lasts, stop)),
         Kind::AgentPause | Kind::PodPause | Kind::AppPause => {
             let pod = world.pod(pod());
             if fault.kind != Kind::AppPause {
@@ -188,7 +189,8 @@ fn inject(world: &World, stop: &Stop, fault: &Fault) -> anyhow::Result<bool> {
             network.heal()?;
         }
         Kind::ClockShift => {
-            let shifted = || world.servers.iter().enumerate().filter(|(index, _)| fault.mask >> index & 1 == 1);
+            let struck = |server: usize| fault.strikes(server, world.servers.len());
+            let shifted = || world.servers.iter().enumerate().filter(|(index, _)| struck(*index));
             shifted().for_each(|(_, server)| server.shift_clock(fault.shift));
             hold();
             shifted().for_each(|(_, server)| server.shift_clock(0));
@@ -197,9 +199,10 @@ fn inject(world: &World, stop: &Stop, fault: &Fault) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Stops a pod when its app has read and not yet written; whether a call came by for that.
-fn pause_within_call(world: &World, pod: usize, lasts: Duration, stop: &Stop) -> bool {
-    let pod = world.pod(pod);
+/// Stops the leader when its app has read and not yet written; whether a call came by for that.
+fn pause_within_call(world: &World, lasts: Duration, stop: &Stop) -> bool {
+    let Some(leader) = world.leader() else { return false };
+    let pod = world.pod(leader);
     let trapped = world.service.stop_within_call(&pod.agent(), pod.processes().to_vec(), CALL);
     if trapped {
         stop.rest(lasts);
@@ -227,9 +230,12 @@ pub fn overtake(world: &World) -> bool {
 }
 
 fn part(network: &Network, world: &World, fault: &Fault, pod: usize) -> anyhow::Result<()> {
-    let masked =
-        |turn: usize| (0..world.servers.len()).filter(move |index| fault.mask >> ((index + turn) % 3) & 1 == 1);
-    let cut = |pod: usize, turn: usize, lost: Lost| masked(turn).try_for_each(|server| network.cut(pod, server, lost));
+    let servers = world.servers.len();
+    // Each pod loses another set of servers, of the same size.
+    let cut = |pod: usize, turn: usize, lost: Lost| {
+        let mut struck = (0..servers).filter(|server| fault.strikes((server + turn) % servers, servers));
+        struck.try_for_each(|server| network.cut(pod, server, lost))
+    };
     match fault.cut {
         Cut::Pod(lost) => cut(pod, 0, lost),
         Cut::Each(lost) => (0..world.pods.len()).try_for_each(|pod| cut(pod, pod, lost)),

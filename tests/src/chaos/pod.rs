@@ -15,7 +15,7 @@ use crate::redis::free_port;
 use crate::wait;
 
 /// How often the schedule falls due.
-const EVERY: Duration = Duration::from_millis(200);
+const EVERY: Duration = Duration::from_millis(100);
 
 /// How long an attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -131,7 +131,7 @@ impl Pod {
     ///
     /// # Errors
     /// A program cannot be started.
-    pub fn revive(&mut self, plan: &Plan) -> anyhow::Result<()> {
+    pub(super) fn revive(&mut self, plan: &Plan) -> anyhow::Result<()> {
         if self.app.exited().is_some() {
             self.app = start_app(plan, &self.dir, self.place.as_ref(), self.ports)?;
         }

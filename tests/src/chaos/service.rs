@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Runtime};
 
+use super::nemesis::History;
 use super::register::{Call, Register, Stale};
 use crate::process;
 
@@ -29,6 +30,7 @@ pub struct Service {
 struct Shared {
     state: Mutex<Inner>,
     changed: Condvar,
+    history: Arc<History>,
 }
 
 #[derive(Debug)]
@@ -51,14 +53,14 @@ struct Write {
 }
 
 impl Service {
-    /// Serves it at a socket in `dir`.
+    /// Serves it at a socket in `dir`, and notes each call.
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn start(register: Register, dir: &Path) -> io::Result<Self> {
+    pub fn start(register: Register, dir: &Path, history: Arc<History>) -> io::Result<Self> {
         let socket = dir.join("register");
         let state = Mutex::new(Inner { register, trap: None });
-        let shared = Arc::new(Shared { state, changed: Condvar::new() });
+        let shared = Arc::new(Shared { state, changed: Condvar::new(), history });
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = {
             let _guard = runtime.enter();
@@ -112,11 +114,19 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn note<T>(&self, half: &str, call: &Call, answer: &Result<T, Stale>) {
+        let Call { agent, key, attempt, token, .. } = call;
+        let outcome =
+            answer.as_ref().map_or_else(|stale| format!("stale, {} was seen", stale.token), |_| "done".into());
+        self.history.note(&format!("{half} of {agent} with token {token}, {key} attempt {attempt}: {outcome}"));
+    }
 }
 
 async fn read(State(shared): State<Arc<Shared>>, Json(call): Json<Call>) -> Response {
     let mut state = shared.lock();
     let answer = state.register.read(&call);
+    shared.note("read", &call, &answer);
     let trapped = state.trap.take_if(|trap| trap.agent == call.agent && answer.is_ok());
     for process in trapped.into_iter().flat_map(|trap| trap.processes) {
         process::freeze(process);
@@ -127,6 +137,7 @@ async fn read(State(shared): State<Arc<Shared>>, Json(call): Json<Call>) -> Resp
 
 async fn write(State(shared): State<Arc<Shared>>, Json(Write { call, set }): Json<Write>) -> Response {
     let answer = shared.lock().register.write(&call, set);
+    shared.note("write", &call, &answer);
     shared.changed.notify_all();
     reply(answer.map(|()| true))
 }
