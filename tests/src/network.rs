@@ -74,6 +74,9 @@ pub struct Network {
     pods: Vec<Namespace>,
 }
 
+/// A little of all that it asks of the kernel.
+const TRIAL: &str = "ip link add hub type bridge; ip link add pod type veth peer name eth0; iptables --wait -L";
+
 /// What does not pass between a pod and a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
@@ -94,7 +97,6 @@ impl Network {
         if !rustix::process::geteuid().is_root() {
             return Err(Unavailable::new("network namespaces need root"));
         }
-        const TRIAL: &str = "ip link add hub type bridge; ip link add pod type veth peer name eth0; iptables --wait -L";
         let tried = Command::new("unshare").args(["--net", "sh", "-ec", TRIAL]).stdin(Stdio::null()).output();
         match tried {
             Ok(output) if output.status.success() => Ok(()),

@@ -49,7 +49,7 @@ struct Args {
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed = args.seed.unwrap_or_else(|| since_1970.as_secs());
+    let seed = args.seed.unwrap_or(since_1970.as_secs());
     let kinds = if args.faults.is_empty() { Kind::usual() } else { args.faults };
     if let Some(count) = args.list {
         for lane in Lane::ALL {
@@ -59,17 +59,18 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 
     let wanted = if args.redis.is_empty() { Version::ALL.to_vec() } else { args.redis };
-    let mut programs = Vec::new();
+    let mut configs = Vec::new();
     for version in wanted {
-        match version.program() {
-            Ok(program) => programs.push((version, program)),
+        match Config::new(&args.agent, version) {
+            Ok(config) => configs.push(config),
             Err(unavailable) => eprintln!("NOT RUN: {unavailable}"),
         }
     }
-    anyhow::ensure!(!programs.is_empty(), "there is no Redis to run on");
-    let share = Duration::from_secs_f64(args.minutes * 60.0 / programs.len() as f64);
+    let count = u32::try_from(configs.len())?;
+    anyhow::ensure!(count > 0, "there is no Redis to run on");
+    let share = Duration::from_secs_f64(args.minutes * 60.0) / count;
     let mut clean = true;
-    for (version, program) in programs {
+    for config in configs {
         let config = Config {
             servers: args.servers,
             pods: args.pods,
@@ -78,7 +79,7 @@ fn main() -> anyhow::Result<ExitCode> {
             faults_for: share,
             kinds: kinds.clone(),
             guarded: !args.unguarded,
-            ..Config::new(&args.agent, program, version)
+            ..config
         };
         let report = chaos::run(&config)?;
         println!("{report}");

@@ -25,7 +25,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::network::{Namespace, Network};
-use crate::redis::{Redis, clock};
+use crate::redis::{Redis, Version, clock};
 use crate::skip::Unavailable;
 use fault::{Faults, Kind, Lane};
 use nemesis::{History, Stop};
@@ -51,8 +51,8 @@ pub struct Config {
     pub agent: PathBuf,
     /// `redis-server`
     pub redis: PathBuf,
-    /// Its version, for the report.
-    pub version: String,
+    /// Its version.
+    pub version: Version,
     /// How many servers.
     pub servers: usize,
     /// How many pods.
@@ -71,12 +71,14 @@ pub struct Config {
 
 impl Config {
     /// Three pods on three servers, short leases, and all faults that leave a majority of memories intact.
-    #[must_use]
-    pub fn new(agent: impl Into<PathBuf>, redis: impl Into<PathBuf>, version: impl ToString) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// This machine cannot have that version.
+    pub fn new(agent: impl Into<PathBuf>, version: Version) -> Result<Self, Unavailable> {
+        Ok(Self {
             agent: agent.into(),
-            redis: redis.into(),
-            version: version.to_string(),
+            redis: version.program()?,
+            version,
             servers: 3,
             pods: 3,
             ttl: Duration::from_secs(1),
@@ -84,7 +86,7 @@ impl Config {
             faults_for: Duration::from_secs(20),
             kinds: Kind::usual(),
             guarded: true,
-        }
+        })
     }
 }
 
@@ -191,23 +193,38 @@ impl World {
     }
 }
 
-/// The kinds that this machine can have, those it cannot, and what they need.
-fn available(config: &Config) -> (Vec<Kind>, Vec<(Kind, String)>, bool, Option<PathBuf>) {
-    let mut without = BTreeMap::new();
-    let mut need = |kind: Kind, found: Option<Unavailable>| {
-        if let Some(reason) = found {
-            without.insert(kind, reason.to_string());
+/// What this machine has for the faults that are wanted.
+#[derive(Debug)]
+struct Means {
+    /// The kinds that it can have.
+    kinds: Vec<Kind>,
+    /// Those that it cannot, and why.
+    unavailable: Vec<(Kind, Unavailable)>,
+    /// The library that moves clocks, if one is to be moved.
+    clock: Option<PathBuf>,
+    /// Whether a link is to be cut.
+    network: bool,
+}
+
+impl Means {
+    fn find(wanted: &[Kind]) -> Self {
+        let (mut kinds, mut unavailable) = (Vec::new(), Vec::new());
+        let (network, clock) = (Network::check(), clock::library());
+        for kind in wanted.iter().copied() {
+            let missing = match kind {
+                Kind::Partition => network.as_ref().err(),
+                Kind::ClockShift => clock.as_ref().err(),
+                _ => None,
+            };
+            match missing {
+                Some(reason) => unavailable.push((kind, reason.clone())),
+                None => kinds.push(kind),
+            }
         }
-    };
-    let network = Network::check();
-    let library = clock::library();
-    need(Kind::Partition, network.as_ref().err().cloned());
-    need(Kind::ClockShift, library.as_ref().err().cloned());
-    without.retain(|kind, _| config.kinds.contains(kind));
-    let kinds: Vec<_> = config.kinds.iter().copied().filter(|kind| !without.contains_key(kind)).collect();
-    let wants = |kind| kinds.contains(&kind);
-    let (network, library) = (wants(Kind::Partition), library.ok().filter(|_| wants(Kind::ClockShift)));
-    (kinds, without.into_iter().collect(), network, library)
+        let network = kinds.contains(&Kind::Partition);
+        let clock = clock.ok().filter(|_| kinds.contains(&Kind::ClockShift));
+        Self { kinds, unavailable, clock, network }
+    }
 }
 
 /// Runs all of it, and says what came of it.
@@ -215,9 +232,9 @@ fn available(config: &Config) -> (Vec<Kind>, Vec<(Kind, String)>, bool, Option<P
 /// # Errors
 /// Something of the stage itself failed.
 pub fn run(config: &Config) -> anyhow::Result<Report> {
-    let (kinds, unavailable, network, library) = available(config);
+    let Means { kinds, unavailable, clock, network } = Means::find(&config.kinds);
     let network = network.then(|| Network::new(config.servers, config.pods)).transpose().context("a network")?;
-    let world = World::start(config, network, library.as_deref())?;
+    let world = World::start(config, network, clock.as_deref())?;
     world.served(START).with_context(|| format!("no agent has begun to lead: {}", world.pod(0).log_tail()))?;
 
     let stop = Stop::default();
@@ -255,7 +272,7 @@ pub fn run(config: &Config) -> anyhow::Result<Report> {
             *leaders.entry(pod.to_owned()).or_default() += 1;
         }
         Report {
-            redis: config.version.clone(),
+            version: config.version,
             seed: config.seed,
             faults_for,
             faults,

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::fault::Kind;
 use super::register::Counts;
+use crate::redis::Version;
+use crate::skip::Unavailable;
 
 /// What became of the faults of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub struct Injected {
 #[derive(Debug)]
 pub struct Report {
     /// The version of the servers.
-    pub redis: String,
+    pub version: Version,
     /// What repeats the faults.
     pub seed: u64,
     /// How long faults were injected.
@@ -31,7 +33,7 @@ pub struct Report {
     /// By kind, how many.
     pub faults: BTreeMap<Kind, Injected>,
     /// Kinds that this machine cannot have, and why.
-    pub unavailable: Vec<(Kind, String)>,
+    pub unavailable: Vec<(Kind, Unavailable)>,
     /// How many terms had a call.
     pub terms: usize,
     /// By pod, in how many of them it led.
@@ -73,7 +75,7 @@ impl Report {
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "chaos on Redis {}, seed {}", self.redis, self.seed)?;
+        writeln!(f, "chaos on Redis {}, seed {}", self.version, self.seed)?;
         writeln!(f, "  faults: {} in {:.0?}", self.injected(), self.faults_for)?;
         for (kind, injected) in &self.faults {
             write!(f, "    {:<16}{:>5}", kind.to_string(), injected.done)?;

@@ -1,4 +1,4 @@
-//! Redis servers of several versions: Debian's own, and those that come in packages of PyPI.
+//! Redis servers of several versions: Debian's own, and those that come in packages of `PyPI`.
 
 use std::fmt::{self, Display};
 use std::fs::{self, File};
