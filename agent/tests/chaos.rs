@@ -55,42 +55,38 @@ fn run(config: &Config) {
         cabloy_tests::skip::not_run(&format!("{kind} on Redis {}", config.version), reason);
     }
     assert!(report.is_clean(), "{report}");
-    assert!(report.terms > 1 && report.injected() > 1, "nothing has happened: {report}");
+    assert!(report.terms > 1 && report.injected() > 0, "nothing has happened: {report}");
 }
 
 /// Three pods on three servers, and nothing fails by itself.
-fn world(guarded: bool, network: Option<Network>) -> World {
-    let config = Config::new(AGENT, Version::V7_0).expect("tests/setup-debian.sh installs it");
-    let config = Config { guarded, ..config };
-    let world = World::start(&config, network, None).unwrap();
+fn world(config: &Config, network: Option<Network>) -> World {
+    let world = World::start(config, network, None).unwrap();
     world.served(SOON).unwrap();
     world
 }
 
-/// A leader that is stopped between reading and writing, until others have written.
-fn overtaken(guarded: bool) -> (World, usize) {
-    const ROUNDS: usize = 3;
-    let world = world(guarded, None);
-    let rounds = (0..ROUNDS).filter(|_| nemesis::overtake(&world)).count();
-    (world, rounds)
+/// A leader that was stopped between reading and writing, until others had written.
+fn overtaken(config: &Config) -> World {
+    let world = world(config, None);
+    assert!((0..3).any(|_| nemesis::overtake(&world)), "nobody was overtaken in three rounds");
+    world
 }
 
 #[test]
 fn a_leader_that_was_overtaken_overwrites_nothing() {
     let _turn = TURN.lock();
-    let (world, rounds) = overtaken(true);
-    assert!(rounds > 0, "nobody was overtaken");
+    let world = overtaken(&require!(Config::new(AGENT, Version::V7_0)));
     world.service().look(|register| {
-        assert_eq!((register.lost(), register.violations()), (vec![], &[][..]));
         assert!(register.counts().stale > 0);
+        assert!(register.lost().is_empty() && register.violations().is_empty(), "{register:?}");
     });
 }
 
 #[test]
 fn without_the_check_of_the_token_it_does() {
     let _turn = TURN.lock();
-    let (world, rounds) = overtaken(false);
-    assert!(rounds > 0, "nobody was overtaken");
+    let config = require!(Config::new(AGENT, Version::V7_0));
+    let world = overtaken(&Config { guarded: false, ..config });
     world.service().look(|register| assert!(!register.lost().is_empty(), "{register:?}"));
 }
 
@@ -101,7 +97,8 @@ fn without_the_check_of_the_token_it_does() {
 fn a_server_that_forgot_does_not_vote() {
     let _turn = TURN.lock();
     require!(Network::check());
-    let world = world(true, Some(Network::new(3, 3).unwrap()));
+    let config = require!(Config::new(AGENT, Version::V7_0));
+    let world = world(&config, Some(Network::new(3, 3).unwrap()));
     let (network, service) = (world.network().unwrap(), world.service());
     let [forgets, remembers, _never_knew] = world.servers() else { panic!("three servers") };
     let first = world.leader().unwrap();
