@@ -164,6 +164,12 @@ impl Register {
         &self.violations
     }
 
+    /// Whether nothing was lost or violated.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.lost().is_empty() && self.violations.is_empty()
+    }
+
     /// The agent process with the highest token.
     #[must_use]
     pub fn leader(&self) -> Option<&str> {
