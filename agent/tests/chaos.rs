@@ -1,5 +1,5 @@
 //! Agents on every version of Redis, while pods, servers, links and clocks fail around them. Longer: `make chaos`.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -143,7 +143,7 @@ fn leases_that_end_too_early_start_nothing_twice() {
     let world = World::start(&config, None, Some(&library)).unwrap();
     world.served(SOON).unwrap();
     let service = world.service();
-    let mut taken = 0;
+    let mut successions = 0;
     for hour in 1..=3 {
         let follower = (world.leader().unwrap() + 1) % 3;
         let token = service.look(Register::highest);
@@ -153,9 +153,9 @@ fn leases_that_end_too_early_start_nothing_twice() {
         }
         world.revive(follower).unwrap();
         let next = |register: &Register| (register.highest() > token).then_some(());
-        taken += u32::from(service.until(Duration::from_secs(5), next).is_some());
+        successions += u32::from(service.until(Duration::from_secs(5), next).is_some());
         world.served(SOON).expect("somebody leads");
     }
-    assert!(taken > 0, "nobody has got the lock while another held it");
+    assert!(successions > 0, "nobody has got the lock while another held it");
     service.look(|register| assert!(register.is_clean(), "{:#?}, lost {:?}", register.violations(), register.lost()));
 }

@@ -137,8 +137,11 @@ async fn it_respects_our_lock(library: &str) {
     // It waits, for longer than the lock lives without a renewal, until we give it up.
     theirs.begin("wait 60000");
     assert!(tokio::time::timeout(TTL * 2, term.lost().cancelled()).await.is_err(), "it took the lock away");
-    let ours = |server: &Redis| server.run::<String>(&["GET", LOCK]).ends_with(&format!(":{}", term.token()));
-    assert!(term.may_claim() && servers.iter().all(ours));
+    // On a busy machine one server may have missed a renewal.
+    let value = |server: &Redis| server.run::<Option<String>>(&["GET", LOCK]);
+    let values: Vec<_> = servers.iter().filter_map(value).collect();
+    let ours = values.iter().filter(|value| value.ends_with(&format!(":{}", term.token()))).count();
+    assert!(term.may_claim() && ours >= 2, "{values:?}");
     let stopped = now();
     agent.stop().await;
     let (answer, at) = theirs.answer();
