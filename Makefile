@@ -1,5 +1,5 @@
 # The commands of the project; README.md says what each is for.
-.PHONY: test demo image crds lint setup
+.PHONY: test chaos demo image crds lint setup
 
 # Tests that could not run say so in this file, by name and why.
 NOT_RUN := $(CURDIR)/target/not-run
@@ -10,6 +10,13 @@ test: setup
 	@if [ -s $(NOT_RUN) ]; then \
 		echo "$$(wc -l < $(NOT_RUN)) tests did not run:"; cat $(NOT_RUN); \
 	else echo "0 tests did not run"; fi
+
+# Real agents on real Redis, while pods, servers, links and clocks fail around them. What repeats a run: SEED=…; only some
+# faults: CHAOS='--faults server-empty,partition'; all there is to say: CHAOS=--help.
+MINUTES ?= 2
+chaos: setup
+	@cargo build --quiet --locked -p cabloy-agent -p cabloy-tests --bins
+	@target/debug/cabloy-chaos --agent target/debug/cabloy-agent --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(CHAOS)
 
 # The whole product on a real node of its own, told as it happens; KEEP=1 leaves it running.
 demo: setup

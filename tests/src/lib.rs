@@ -4,9 +4,11 @@
 //! [`supervisor`].
 
 pub mod certs;
+pub mod chaos;
 pub mod cluster;
 pub mod forward;
 pub mod images;
+pub mod network;
 pub mod npm;
 pub mod oci;
 pub mod process;

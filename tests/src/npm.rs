@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 
+use crate::process::bound;
 use crate::tools;
 
 /// A folder of `tests` with a `package.json`, its lock file, and the scripts that tests run.
@@ -38,7 +39,7 @@ fn install(name: &str) -> anyhow::Result<PathBuf> {
             for file in ["package.json", "package-lock.json"] {
                 fs::copy(fixture(name).join(file), aside.path().join(file))?;
             }
-            let output = Command::new("npm")
+            let output = bound("npm")
                 .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
                 .current_dir(aside.path())
                 .stdin(Stdio::null())

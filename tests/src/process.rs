@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait;
 
 /// A command whose process the kernel kills when the process that started it is gone. An interrupt at the terminal is for
 /// that one alone, so that it may end the other in its own way.
@@ -117,6 +120,18 @@ pub fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
+}
+
+/// Stops a process in its tracks, and returns when it does nothing any more; [`Signal::CONT`] lets it go on.
+pub fn freeze(pid: u32) {
+    signal(pid, Signal::STOP);
+    let state = format!("/proc/{pid}/stat");
+    // All of its threads have stopped when the kernel shows it so; one that has ended does nothing either.
+    let _ =
+        wait::try_until_blocking("a process to stop", Duration::from_secs(5), || match fs::read_to_string(&state) {
+            Ok(stat) => stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X'])),
+            Err(_) => true,
+        });
 }
 
 /// The last lines of a log file; empty if there is none.

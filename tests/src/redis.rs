@@ -1,5 +1,8 @@
 //! Real Redis servers, as many as a test asks for, that can be killed, paused and started again.
 
+pub mod clock;
+mod version;
+
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -11,17 +14,34 @@ use anyhow::{Context as _, anyhow};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+pub use version::Version;
+
+use crate::network::Namespace;
 use crate::process::{Process, bound};
 use crate::wait;
 
 /// How often a start is tried when another program takes the port first.
 const ATTEMPTS: u32 = 5;
 
+/// The port of a server that has an address of its own.
+const PORT: u16 = 6379;
+
+/// The Unix socket of such a server, in its folder.
+const SOCKET: &str = "socket";
+
+/// The file that a server writes its snapshots to.
+const SNAPSHOT: &str = "dump.rdb";
+
+/// The snapshot that was kept.
+const KEPT: &str = "kept.rdb";
+
 /// How a server is started.
 #[derive(Debug, Default)]
 pub struct Builder {
     binary: Option<PathBuf>,
     dir: Option<PathBuf>,
+    place: Option<(Namespace, Ipv4Addr)>,
+    clock: Option<PathBuf>,
     password: Option<String>,
     settings: Vec<(String, String)>,
 }
@@ -38,6 +58,20 @@ impl Builder {
     #[must_use]
     pub fn dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.dir = Some(path.into());
+        self
+    }
+
+    /// In a network namespace, at the usual port of an address there; the test talks to it by a Unix socket.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Namespace, address: Ipv4Addr) -> Self {
+        self.place = Some((namespace.clone(), address));
+        self
+    }
+
+    /// With a wall clock that [`Redis::shift_clock`] moves; `library` is what [`clock::library`] found.
+    #[must_use]
+    pub fn movable_clock(mut self, library: impl Into<PathBuf>) -> Self {
+        self.clock = Some(library.into());
         self
     }
 
@@ -73,14 +107,31 @@ impl Builder {
         }
     }
 
+    fn url(&self, addr: SocketAddr, dir: &Path) -> String {
+        let password = self.password.as_deref().map(escaped);
+        if self.place.is_some() {
+            let query = password.map(|password| format!("?pass={password}")).unwrap_or_default();
+            return format!("redis+unix://{}{query}", dir.join(SOCKET).display());
+        }
+        let password = password.map(|password| format!(":{password}@")).unwrap_or_default();
+        format!("redis://{password}{addr}")
+    }
+
+    fn is_durable(&self) -> bool {
+        self.settings.iter().any(|(name, value)| name == "appendonly" && value == "yes")
+    }
+
     fn try_start(self) -> anyhow::Result<Redis> {
         let own = TempDir::with_prefix("cabloy-redis-")?;
         let dir = self.dir.clone().unwrap_or_else(|| own.path().to_owned());
         fs::create_dir_all(&dir)?;
         let mut attempt = 1;
         loop {
-            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-            match launch(&self, addr, &dir) {
+            let addr = match &self.place {
+                Some((_, address)) => SocketAddr::from((*address, PORT)),
+                None => SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
+            };
+            match launch(&self, addr, &dir, &[]) {
                 Ok(process) => {
                     return Ok(Redis { process: Mutex::new(process), builder: self, addr, dir, _own: own });
                 }
@@ -132,10 +183,10 @@ impl Redis {
         self.addr
     }
 
-    /// Its `redis://` URL, with the password if there is one.
+    /// The URL that the test reaches it by, with the password if there is one.
     #[must_use]
     pub fn url(&self) -> String {
-        url(self.addr, self.builder.password.as_deref())
+        self.builder.url(self.addr, &self.dir)
     }
 
     /// The folder of its files.
@@ -177,9 +228,13 @@ impl Redis {
     /// # Panics
     /// It does not start.
     pub fn restart(&self) {
+        self.relaunch(&[]);
+    }
+
+    fn relaunch(&self, settings: &[(&str, &str)]) {
         let mut process = self.process();
         process.kill();
-        match launch(&self.builder, self.addr, &self.dir) {
+        match launch(&self.builder, self.addr, &self.dir, settings) {
             Ok(started) => *process = started,
             Err(error) => panic!("redis-server: {error:#}"),
         }
@@ -191,11 +246,45 @@ impl Redis {
     /// It does not start.
     pub fn restart_empty(&self) {
         self.kill();
-        let emptied = fs::remove_dir_all(&self.dir).and_then(|()| fs::create_dir_all(&self.dir));
-        if let Err(error) = emptied {
-            panic!("{}: {error}", self.dir.display());
-        }
+        self.forget(&[SNAPSHOT]);
         self.restart();
+    }
+
+    /// As [`restart`](Self::restart), with what was in its memory when [`snapshot`](Self::snapshot) was called, even if
+    /// it is durable.
+    ///
+    /// # Panics
+    /// It does not start, or there was no snapshot.
+    pub fn restart_from_snapshot(&self) {
+        self.kill();
+        self.forget(&[]);
+        if let Err(error) = fs::copy(self.dir.join(KEPT), self.dir.join(SNAPSHOT)) {
+            panic!("no snapshot was kept in {}: {error}", self.dir.display());
+        }
+        // A snapshot is not read by a server that has a log.
+        self.relaunch(&[("appendonly", "no")]);
+        if self.builder.is_durable() {
+            let () = self.run(&["CONFIG", "SET", "appendonly", "yes"]);
+            let written = wait::try_until_blocking("the log to be written", Duration::from_secs(10), || {
+                let info: redis::InfoDict = self.try_run(&["INFO", "persistence"]).map_err(|it| it.to_string())?;
+                let busy = ["aof_rewrite_in_progress", "aof_rewrite_scheduled"];
+                let done = busy.iter().all(|field| info.get(field) == Some(0));
+                if done { Ok(()) } else { Err("it is being written".to_owned()) }
+            });
+            if let Err(error) = written {
+                panic!("redis {}: {error}", self.addr);
+            }
+        }
+    }
+
+    /// Removes what a server keeps of its memory: its log, and files by name.
+    fn forget(&self, files: &[&str]) {
+        // The log is a file in 6.2, and a folder since 7.0.
+        let _ = fs::remove_file(self.dir.join("appendonly.aof"));
+        let _ = fs::remove_dir_all(self.dir.join("appendonlydir"));
+        for file in files {
+            let _ = fs::remove_file(self.dir.join(file));
+        }
     }
 
     /// Writes a snapshot that later restarts begin with.
@@ -206,16 +295,63 @@ impl Redis {
         let () = self.run(&["SAVE"]);
     }
 
+    /// Keeps a copy of its memory, for [`restart_from_snapshot`](Self::restart_from_snapshot).
+    ///
+    /// # Panics
+    /// The server does not answer, or the copy cannot be made.
+    pub fn snapshot(&self) {
+        self.save();
+        let kept = fs::rename(self.dir.join(SNAPSHOT), self.dir.join(KEPT));
+        if let Err(error) = kept {
+            panic!("{}: {error}", self.dir.display());
+        }
+    }
+
+    /// Empties its memory while it runs.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub fn flush(&self) {
+        let () = self.run(&["FLUSHALL"]);
+    }
+
+    /// Lets it take commands, and carry out none of them for a while.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub fn pause_clients(&self, time: Duration) {
+        let () = self.run(&["CLIENT", "PAUSE", &time.as_millis().to_string()]);
+    }
+
+    /// Moves its clock to that many milliseconds from the true time.
+    ///
+    /// # Panics
+    /// Its clock cannot be moved.
+    pub fn shift_clock(&self, ms: i64) {
+        assert!(self.builder.clock.is_some(), "redis {}: it was not built with a movable clock", self.addr);
+        if let Err(error) = clock::shift(&self.dir, ms) {
+            panic!("redis {}: {error}", self.addr);
+        }
+    }
+
     /// Runs a command on a connection of its own.
     ///
     /// # Panics
     /// The server does not answer, or with an error.
     #[must_use]
     pub fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
-        match run(&self.url(), command) {
+        match self.try_run(command) {
             Ok(value) => value,
             Err(error) => panic!("redis {}: {command:?}: {error}", self.addr),
         }
+    }
+
+    /// As [`run`](Self::run), of a server that may be down.
+    ///
+    /// # Errors
+    /// The server does not answer, or with an error.
+    pub fn try_run<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
+        run(&self.url(), command)
     }
 
     /// How many commands the server has processed since it started; asking counts too.
@@ -240,12 +376,10 @@ impl Redis {
     }
 }
 
-fn url(addr: SocketAddr, password: Option<&str>) -> String {
-    let Some(password) = password else {
-        return format!("redis://{addr}");
-    };
+/// As a part of a URL.
+fn escaped(text: &str) -> String {
     let mut escaped = String::new();
-    for byte in password.bytes() {
+    for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() {
             escaped.push(byte.into());
         } else {
@@ -253,7 +387,7 @@ fn url(addr: SocketAddr, password: Option<&str>) -> String {
             let _ = write!(escaped, "%{byte:02X}");
         }
     }
-    format!("redis://:{escaped}@{addr}")
+    escaped
 }
 
 fn run<T: redis::FromRedisValue>(url: &str, command: &[&str]) -> redis::RedisResult<T> {
@@ -268,16 +402,28 @@ fn run<T: redis::FromRedisValue>(url: &str, command: &[&str]) -> redis::RedisRes
 }
 
 /// Starts a server and waits until this very process answers at the address: another one may have taken the port.
-fn launch(builder: &Builder, addr: SocketAddr, dir: &Path) -> anyhow::Result<Process> {
-    let mut command = bound(builder.binary.as_deref().unwrap_or("redis-server".as_ref()));
+fn launch(builder: &Builder, addr: SocketAddr, dir: &Path, settings: &[(&str, &str)]) -> anyhow::Result<Process> {
+    let program = builder.binary.as_deref().unwrap_or("redis-server".as_ref());
+    let mut command = match &builder.place {
+        Some((namespace, _)) => namespace.command(program),
+        None => bound(program),
+    };
     let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
     command.current_dir(dir).args(["--bind", &ip, "--port", &port, "--save", "", "--daemonize", "no"]);
-    for (name, value) in &builder.settings {
+    if builder.place.is_some() {
+        // Who is in the namespace may come from elsewhere than loopback, without a password.
+        command.args(["--protected-mode", "no", "--unixsocket"]).arg(dir.join(SOCKET));
+    }
+    if let Some(library) = &builder.clock {
+        clock::lend(&mut command, library, dir)?;
+    }
+    let own = builder.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in own.chain(settings.iter().copied()) {
         command.arg(format!("--{name}")).arg(value);
     }
     let log = dir.join("redis.log");
     let mut process = Process::spawn("redis-server", command, &log).context("cannot be started")?;
-    let url = url(addr, builder.password.as_deref());
+    let url = builder.url(addr, dir);
     let pid = process.pid().to_string();
     // The outer error is one that may pass, the inner one is for good.
     wait::try_until_blocking("an answer", Duration::from_secs(10), || {

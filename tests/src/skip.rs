@@ -4,6 +4,28 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::Write;
 
+/// Something that this machine cannot have, and why.
+#[derive(Debug, Clone)]
+pub struct Unavailable {
+    /// In words for whoever runs the tests.
+    pub reason: String,
+}
+
+impl Unavailable {
+    /// For that reason.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+impl Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
 /// Reports that a test did not run: on stderr, and as a line in the file named by `CABLOY_NOT_RUN`, where
 /// `make test` counts them.
 ///
@@ -30,17 +52,25 @@ pub fn enclosing<T>(_: &T) -> String {
     path.replace("::{{closure}}", "")
 }
 
-/// The shared node of this test process; where the machine cannot have one, the test reports that and returns.
+/// The value of a `Result`; where it is an [`Unavailable`], the test reports that and returns.
 #[macro_export]
-macro_rules! require_node {
-    () => {{
+macro_rules! require {
+    ($found:expr) => {{
         fn here() {}
-        match $crate::cluster::Cluster::node() {
-            Ok(cluster) => cluster,
+        match $found {
+            Ok(value) => value,
             Err(unavailable) => {
                 $crate::skip::not_run(&$crate::skip::enclosing(&here), &unavailable);
                 return;
             }
         }
     }};
+}
+
+/// The shared node of this test process; where the machine cannot have one, the test reports that and returns.
+#[macro_export]
+macro_rules! require_node {
+    () => {
+        $crate::require!($crate::cluster::Cluster::node())
+    };
 }

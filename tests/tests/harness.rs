@@ -7,16 +7,17 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cabloy_tests::cluster::{Cluster, Info, Shape};
 use cabloy_tests::oci::Image;
 use cabloy_tests::process::signal;
-use cabloy_tests::redis::Redis;
-use cabloy_tests::require_node;
+use cabloy_tests::redis::{Redis, Version, clock};
+use cabloy_tests::skip::{enclosing, not_run};
 use cabloy_tests::supervisor::{self, MARKER};
 use cabloy_tests::tools::Tools;
 use cabloy_tests::wait::until;
+use cabloy_tests::{require, require_node};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
@@ -295,6 +296,65 @@ fn a_redis_can_be_killed_paused_and_started_again() {
 
     redis.kill();
     assert!(!answers(&redis));
+}
+
+#[test]
+fn a_redis_of_every_version_comes_back_with_an_old_memory() {
+    fn here() {}
+    for version in Version::ALL {
+        let program = match version.program() {
+            Ok(program) => program,
+            Err(unavailable) => {
+                not_run(&enclosing(&here), &unavailable);
+                continue;
+            }
+        };
+        let redis = Redis::builder().binary(program).durable().start();
+        let server: redis::InfoDict = redis.run(&["INFO", "server"]);
+        assert!(server.get::<String>("redis_version").expect("a version").starts_with(&format!("{version}.")));
+        let set = |value: &str| redis.run::<String>(&["SET", "key", value]);
+        let get = || redis.run::<Option<String>>(&["GET", "key"]);
+        set("old");
+        redis.snapshot();
+        set("new");
+        redis.restart();
+        assert_eq!(get().as_deref(), Some("new"));
+        redis.restart_from_snapshot();
+        assert_eq!(get().as_deref(), Some("old"));
+        set("newest");
+        redis.restart();
+        assert_eq!(get().as_deref(), Some("newest"), "it is durable again");
+        redis.flush();
+        assert_eq!(get(), None);
+        set("again");
+        redis.restart_empty();
+        assert_eq!(get(), None);
+    }
+}
+
+#[test]
+fn the_clock_of_a_redis_can_be_moved() {
+    let library = require!(clock::library());
+    for program in Version::ALL.into_iter().filter_map(|version| version.program().ok()) {
+        let redis = Redis::builder().binary(program).movable_clock(&library).start();
+        let _: String = redis.run(&["SET", "key", "value", "PX", "60000"]);
+        let ahead = || {
+            let (seconds, _): (u64, u64) = redis.run(&["TIME"]);
+            let ours = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+            i128::from(seconds) - i128::from(ours)
+        };
+        let hour = 3590..=3610;
+        assert!(ahead().abs() < 5);
+        redis.shift_clock(3_600_000);
+        assert!(hour.contains(&ahead()));
+        assert_eq!(redis.run::<Option<String>>(&["GET", "key"]), None, "its time is over");
+        redis.shift_clock(-3_600_000);
+        assert!(hour.contains(&-ahead()));
+        redis.restart();
+        assert!(hour.contains(&-ahead()), "a restart does not change it");
+        redis.shift_clock(0);
+        assert!(ahead().abs() < 5);
+    }
 }
 
 #[test]

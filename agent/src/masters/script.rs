@@ -10,7 +10,6 @@ use futures::future::try_join_all;
 use redis::aio::ConnectionLike;
 use redis::{FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation, Value};
 
-
 /// So many records go in one call: a script that runs for long holds up everybody.
 const CHUNK: usize = 500;
 
@@ -51,13 +50,7 @@ impl Keys {
     #[must_use]
     pub fn new(cluster: &str) -> Self {
         let key = |name: &str| format!("cabloy:{{{cluster}}}:{name}");
-        Self {
-            lock: key("lock"),
-            node: key("node"),
-            records: key("records"),
-            stand: key("stand"),
-            wake: key("wake"),
-        }
+        Self { lock: key("lock"), node: key("node"), records: key("records"), stand: key("stand"), wake: key("wake") }
     }
 
     fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {

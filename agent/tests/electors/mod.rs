@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cabloy_agent::clock::{Clock as _, Instant, SystemClock};
-use cabloy_agent::election::{
-    Candidacy, ElectionStatus, Elector, Master, Masters, Owner, Pod, Role, Term, Timing,
-};
+use cabloy_agent::election::{Candidacy, ElectionStatus, Elector, Master, Masters, Owner, Pod, Role, Term, Timing};
 use cabloy_tests::redis::Redis;
 use futures::future::select_all;
 use tokio::runtime::{Builder, Runtime};

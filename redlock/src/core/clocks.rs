@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Core, Node};
 use crate::Timing;
 use crate::clock::Instant;
-use crate::rule::Rule;
+use crate::rule::{Rule, Rules};
 
 /// Fewer clocks than this do not tell which of them is wrong.
 const ENOUGH: usize = 3;
@@ -22,9 +22,18 @@ pub(super) struct Reading {
     high: i128,
 }
 
+/// A node's clock beside ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Clock {
+    /// As it was a renewal ago; nothing before the first answer.
+    reading: Option<Reading>,
+    /// Both kept pace up to the newest answer.
+    pub(super) steady: bool,
+}
+
 impl Reading {
     /// `time` in microseconds since 1970.
-    fn new(sent: Instant, came: Instant, time: u64) -> Self {
+    pub(super) fn new(sent: Instant, came: Instant, time: u64) -> Self {
         let time = i128::from(time) * 1000;
         // Redis cuts to whole microseconds.
         Self { at: came, low: time - i128::from(came.as_nanos()), high: time + 999 - i128::from(sent.as_nanos()) }
@@ -46,36 +55,32 @@ impl Node {
     ///
     /// What it is compared with is as old as a renewal: were it always the last answer, many short steps would hide a
     /// long one.
-    pub(super) fn read_clock(&mut self, timing: &Timing, rules: crate::rule::Rules, reading: Reading) {
-        self.steady = self.clock.is_none_or(|earlier| earlier.agrees(&reading)) || !rules.hold(Rule::ClockCheck);
-        let replace = !self.steady || self.clock.is_none_or(|known| reading.at.since(known.at) >= timing.ttl / 4);
-        if replace {
-            self.clock = Some(reading);
-        }
-        if !self.steady {
+    pub(super) fn read_clock(&mut self, timing: &Timing, rules: Rules, reading: Reading) {
+        let Clock { reading: known, steady } = &mut self.clock;
+        *steady = known.is_none_or(|earlier| earlier.agrees(&reading)) || !rules.hold(Rule::ClockCheck);
+        if !*steady {
             self.lease = None;
+        }
+        if !*steady || known.is_none_or(|known| reading.at.since(known.at) >= timing.ttl / 4) {
+            *known = Some(reading);
         }
     }
 }
 
 impl Core {
-    pub(super) fn reading(sent: Instant, came: Instant, time: u64) -> Reading {
-        Reading::new(sent, came, time)
-    }
-
     /// The nodes' time less ours in the middle of the nodes that were heard, in nanoseconds.
     fn median(&self) -> Option<i128> {
-        median(self.nodes.iter().filter_map(|node| Some(node.clock?.middle())))
+        median(self.nodes.iter().filter_map(|node| Some(node.clock.reading?.middle())))
     }
 
     /// Which nodes have a clock so far from the others' that their locks do not count.
     #[must_use]
     pub fn far(&self) -> Vec<bool> {
         let limit = nanos(self.timing.skew_limit());
-        let known = self.nodes.iter().filter(|node| node.clock.is_some()).count();
+        let known = self.nodes.iter().filter(|node| node.clock.reading.is_some()).count();
         let median = self.median().filter(|_| known >= ENOUGH && self.rules.hold(Rule::Skew));
-        let far = |clock: Reading| median.is_some_and(|median| clock.low > median + limit || clock.high < median - limit);
-        self.nodes.iter().map(|node| node.clock.is_some_and(far)).collect()
+        let far = |at: Reading| median.is_some_and(|median| at.low > median + limit || at.high < median - limit);
+        self.nodes.iter().map(|node| node.clock.reading.is_some_and(far)).collect()
     }
 
     /// How far the time of day, in nanoseconds since 1970, is ahead of our clock by the median of the nodes; at least so
@@ -84,7 +89,7 @@ impl Core {
     /// No tick is due before it is due by this: one clock that is ahead must not run what others hold to be the future.
     #[must_use]
     pub fn time_offset(&self) -> Option<i128> {
-        median(self.nodes.iter().filter_map(|node| Some(node.clock?.low)))
+        median(self.nodes.iter().filter_map(|node| Some(node.clock.reading?.low)))
     }
 }
 

@@ -5,11 +5,12 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clocks::Clock;
 use super::seed::{Bootstrap, Seeding};
 use super::{Action, Core, News, NodeId, Purpose, Timer, Told};
-use crate::clock::Instant;
 use crate::Candidacy;
 use crate::Owner;
+use crate::clock::Instant;
 use crate::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
 use crate::record::{self, Record, Records};
 use crate::rule::Rule;
@@ -160,7 +161,7 @@ impl Core {
     /// What was measured before now means nothing.
     pub(super) fn paused(&mut self) {
         for node in &mut self.nodes {
-            (node.lease, node.clock) = (None, None);
+            (node.lease, node.clock) = (None, Clock::default());
         }
         self.resign();
     }
@@ -329,7 +330,7 @@ impl Core {
     fn lease_from(&self, id: NodeId, sent: Instant) -> Option<Instant> {
         let from = if self.rules.hold(Rule::LeaseFromSending) { sent } else { self.now };
         let validity = if self.rules.hold(Rule::Drift) { self.timing.validity() } else { self.timing.ttl };
-        self.nodes[id].steady.then(|| from + validity)
+        self.nodes[id].clock.steady.then(|| from + validity)
     }
 
     /// PROTOCOL 2: once a majority has granted, reads from exactly those nodes; gives up when none can any more.

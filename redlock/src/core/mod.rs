@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::clocks::Reading;
+use self::clocks::{Clock, Reading};
 use self::election::Phase;
 use self::ledger::Operation;
 pub use self::seed::Obstacle;
@@ -244,10 +244,7 @@ struct Node {
     incarnation: Option<Incarnation>,
     /// Since when it is known to have no memory, by our clock.
     amnesiac: Option<Instant>,
-    /// Its time beside ours, a renewal ago.
-    clock: Option<Reading>,
-    /// Its clock and ours kept pace up to the newest answer.
-    steady: bool,
+    clock: Clock,
     /// The newest call that it answered: what an older one says about the node is out of date.
     newest: CallId,
     /// Its promise, as of the newest answer.
@@ -494,8 +491,8 @@ impl Core {
         }
         node.newest = id;
         node.promised = if reply.intact { reply.promised } else { 0 };
-        node.read_clock(&self.timing, self.rules, Self::reading(call.sent, self.now, reply.time));
-        let steady = node.steady;
+        node.read_clock(&self.timing, self.rules, Reading::new(call.sent, self.now, reply.time));
+        let steady = node.clock.steady;
         if !alive {
             self.new_life(call.node, reply);
         } else if !steady {

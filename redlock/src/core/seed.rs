@@ -305,9 +305,10 @@ impl Core {
                 let Reply { incarnation: life, intact, promised, .. } = reply;
                 boot.lives.insert(id, Found { life, intact, promised });
             }
-            (Stage::Confirming, Some(Reply { accepted: true, incarnation, intact, body: Body::Records(records), .. }))
-                if boot.lives.get(&id).is_some_and(|found| (&found.life, found.intact) == (&incarnation, intact)) =>
-            {
+            (
+                Stage::Confirming,
+                Some(Reply { accepted: true, incarnation, intact, body: Body::Records(records), .. }),
+            ) if boot.lives.get(&id).is_some_and(|found| (&found.life, found.intact) == (&incarnation, intact)) => {
                 record::merge_into(&mut boot.merged, records, rules);
             }
             // What became of each seed shows when the lock is asked for.

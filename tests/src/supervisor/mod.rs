@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-pub use node::{Unavailable, check as check_node};
+pub use node::check as check_node;
 pub use state::{down, sweep_all};
 
 use crate::cluster::client;

@@ -4,7 +4,6 @@
 //! makes the kernel end everything in it, containers too, when the first process ends; its mount namespace takes all
 //! mounts along and gives the node a `/run`, `/var/lib` and `/var/log` of its own; nothing leaves its network namespace.
 
-use std::fmt::Display;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -23,6 +22,7 @@ use super::state::State;
 use super::{MARKER, PATIENCE, cgroup};
 use crate::oci::Image;
 use crate::process::{Process, bound, signal};
+use crate::skip::Unavailable;
 use crate::tools::Tools;
 use crate::wait::{try_until, try_until_blocking};
 
@@ -37,21 +37,6 @@ const PAUSE: &str = "cabloy.test/pause:1";
 /// Where Debian has the network plugins.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
 
-/// Why this machine cannot have a node.
-#[derive(Debug, Clone)]
-pub struct Unavailable {
-    /// In words for whoever runs the tests.
-    pub reason: String,
-}
-
-impl Display for Unavailable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl std::error::Error for Unavailable {}
-
 /// A little of all that a node asks of the kernel.
 const TRIAL: &str = "
 mount --make-rshared /
@@ -65,7 +50,7 @@ iptables --wait --table nat --new-chain trial
 /// # Errors
 /// It cannot.
 pub fn check() -> Result<(), Unavailable> {
-    let unavailable = |reason: String| Err(Unavailable { reason });
+    let unavailable = |reason: String| Err(Unavailable::new(reason));
     if !rustix::process::geteuid().is_root() {
         return unavailable("a node needs root".to_owned());
     }

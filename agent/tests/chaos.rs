@@ -1,0 +1,161 @@
+//! Agents on every version of Redis, while pods, servers, links and clocks fail around them. Longer: `make chaos`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use cabloy_tests::chaos::fault::Kind;
+use cabloy_tests::chaos::register::Register;
+use cabloy_tests::chaos::{self, Config, World, nemesis};
+use cabloy_tests::network::{Lost, Network};
+use cabloy_tests::redis::{Version, clock};
+use cabloy_tests::require;
+
+const AGENT: &str = env!("CARGO_BIN_EXE_cabloy-agent");
+
+/// For what takes milliseconds, or a lease: the machine may be busy.
+const SOON: Duration = Duration::from_secs(30);
+
+/// One at a time: each has a dozen processes, and faults enough of its own.
+static TURN: Mutex<()> = Mutex::new(());
+
+#[test]
+fn nothing_is_lost_on_redis_6_2() {
+    usual_faults(require!(Config::new(AGENT, Version::V6_2)));
+}
+
+#[test]
+fn nothing_is_lost_on_redis_7_0() {
+    usual_faults(require!(Config::new(AGENT, Version::V7_0)));
+}
+
+#[test]
+fn nothing_is_lost_on_redis_8_2() {
+    usual_faults(require!(Config::new(AGENT, Version::V8_2)));
+}
+
+/// Of all kinds that leave a majority of memories intact.
+fn usual_faults(config: Config) {
+    run(&Config { seed: 4, faults_for: Duration::from_secs(15), ..config });
+}
+
+#[test]
+fn after_the_loss_of_all_memory_somebody_leads_again() {
+    let kinds = vec![Kind::AllFlush, Kind::AllEmpty, Kind::AllKill];
+    let config = require!(Config::new(AGENT, Version::V7_0));
+    let config = Config { faults_for: Duration::from_secs(10), kinds, ..config };
+    run(&config);
+}
+
+fn run(config: &Config) {
+    let _turn = TURN.lock();
+    let report = chaos::run(config).unwrap();
+    println!("{report}");
+    for (kind, reason) in &report.unavailable {
+        cabloy_tests::skip::not_run(&format!("{kind} on Redis {}", config.version), reason);
+    }
+    assert!(report.is_clean(), "{report}");
+    assert!(report.terms > 1 && report.injected() > 0, "nothing has happened: {report}");
+}
+
+/// Three pods on three servers, and nothing fails by itself.
+fn world(config: &Config, network: Option<Network>) -> World {
+    let world = World::start(config, network, None).unwrap();
+    world.served(SOON).unwrap();
+    world
+}
+
+/// A leader that was stopped between reading and writing, until others had written.
+fn overtaken(config: &Config) -> World {
+    let world = world(config, None);
+    assert!((0..3).any(|_| nemesis::overtake(&world)), "nobody was overtaken in three rounds");
+    world
+}
+
+#[test]
+fn a_leader_that_was_overtaken_overwrites_nothing() {
+    let _turn = TURN.lock();
+    let world = overtaken(&require!(Config::new(AGENT, Version::V7_0)));
+    world.service().look(|register| {
+        assert!(register.counts().stale > 0);
+        assert!(register.is_clean(), "{register:?}");
+    });
+}
+
+#[test]
+fn without_the_check_of_the_token_it_does() {
+    let _turn = TURN.lock();
+    let config = require!(Config::new(AGENT, Version::V7_0));
+    let world = overtaken(&Config { guarded: false, ..config });
+    world.service().look(|register| assert!(!register.lost().is_empty(), "{register:?}"));
+}
+
+/// A leader was elected by two of three servers. One of them forgets, the other stands still: what is left is one that
+/// never knew of it and one that does not know any more, for an agent that was not there.
+#[test]
+#[ignore = "servers that forgot still vote"]
+fn a_server_that_forgot_does_not_vote() {
+    let _turn = TURN.lock();
+    require!(Network::check());
+    let config = require!(Config::new(AGENT, Version::V7_0));
+    let world = world(&config, Some(Network::new(3, 3).unwrap()));
+    let (network, service) = (world.network().unwrap(), world.service());
+    let [forgets, remembers, _never_knew] = world.servers() else { panic!("three servers") };
+    let first = world.leader().unwrap();
+    let [second, third] = [1, 2].map(|next| (first + next) % 3);
+    world.pod(third).kill();
+    for pod in [first, second] {
+        network.cut(pod, 2, Lost::Both).unwrap();
+    }
+    world.pod(first).kill();
+    let token = service.look(Register::highest);
+    let next = |register: &Register| (register.highest() > token).then(|| register.highest());
+    let token = service.until(SOON, next).expect("a leader by two servers");
+    {
+        let pod = world.pod(second);
+        assert!(service.stop_within_call(&pod.agent(), pod.processes().to_vec(), SOON), "it calls");
+    }
+    remembers.pause();
+    forgets.restart_empty();
+    world.revive(third).unwrap();
+
+    let before = service.look(|register| register.counts().calls);
+    let led = |register: &Register| (register.counts().calls > before + 10).then(|| register.highest());
+    let led = service.until(Duration::from_secs(5), led);
+    let violations = service.look(|register| register.violations().to_vec());
+    assert!(led.is_none(), "one that remembers is no majority: after token {token} came {led:?}; {violations:#?}");
+
+    remembers.resume();
+    network.heal().unwrap();
+    world.served(SOON).expect("somebody leads again");
+    world.pod(second).thaw();
+    world.served(SOON).expect("somebody goes on to lead");
+    service.look(|register| assert!(register.is_clean(), "{:#?}, lost {:?}", register.violations(), register.lost()));
+}
+/// The clocks of all servers run ahead, so that the lock is free long before its holder knows, and somebody else gets it.
+#[test]
+fn leases_that_end_too_early_start_nothing_twice() {
+    let _turn = TURN.lock();
+    let library = require!(clock::library());
+    let config = require!(Config::new(AGENT, Version::V7_0));
+    // Its holder looks after it every few seconds only: time enough for an agent to start.
+    let config = Config { ttl: Duration::from_secs(10), ..config };
+    let world = World::start(&config, None, Some(&library)).unwrap();
+    world.served(SOON).unwrap();
+    let service = world.service();
+    let mut successions = 0;
+    for hour in 1..=3 {
+        let follower = (world.leader().unwrap() + 1) % 3;
+        let token = service.look(Register::highest);
+        world.pod(follower).kill_agent();
+        for server in world.servers() {
+            server.shift_clock(hour * 3_600_000);
+        }
+        world.revive(follower).unwrap();
+        let next = |register: &Register| (register.highest() > token).then_some(());
+        successions += u32::from(service.until(Duration::from_secs(5), next).is_some());
+        world.served(SOON).expect("somebody leads");
+    }
+    assert!(successions > 0, "nobody has got the lock while another held it");
+    service.look(|register| assert!(register.is_clean(), "{:#?}, lost {:?}", register.violations(), register.lost()));
+}
