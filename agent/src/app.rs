@@ -178,10 +178,9 @@ impl App {
         tokio::time::timeout(HEALTH_TIMEOUT, check).await.unwrap_or(Err(Unhealthy::Timeout))
     }
 
-    /// Makes a call and stays with it until the app is done; none if the deadline passes first. Each of its requests is
-    /// signed with the keys that there are by then.
-    pub async fn call(&self, call: &Call, signing: &watch::Receiver<Signing>) -> Option<Called> {
-        let left = between(Timestamp::now(), call.deadline);
+    /// Makes a call and stays with it until the app is done; none if that takes longer than what is `left` before the
+    /// deadline. Each of its requests is signed with the keys that there are by then.
+    pub async fn call(&self, call: &Call, left: Duration, signing: &watch::Receiver<Signing>) -> Option<Called> {
         tokio::time::timeout(left, self.until_over(call, signing)).await.ok()
     }
 
@@ -560,7 +559,10 @@ mod tests {
             trace: 1,
             target: Target::Http(HttpTarget { path: "/tick".into(), method: Method::Post, body: None }),
         };
-        app.call(&call, &watch::channel(Signing::default()).1).await.expect("an outcome before the deadline").outcome
+        app.call(&call, Duration::from_secs(20), &watch::channel(Signing::default()).1)
+            .await
+            .expect("an outcome before the deadline")
+            .outcome
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! The leader's work: claims what is due, has the app called, and takes note of what comes of it.
 //!
+//! Its time of day is that of the masters ([`Term::time`]), so that all leaders agree on what is due and on deadlines.
+//!
 //! What is decided, [`crate::schedule`] and [`crate::runs`] decide; here is only what carries it out: one heap of times
 //! to wake at, writes to the ledger, and calls. Nothing is called whose claim a majority has not taken.
 //!
@@ -21,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{App, Call};
-use crate::clock::{Clock, SystemClock};
 use crate::digest;
 use crate::election::Term;
 use crate::files::Loaded;
@@ -127,6 +128,8 @@ pub struct Caller {
     /// Who the calls belong to, from the start of one to the record of its result.
     pub tasks: TaskTracker,
     shared: Arc<Shared>,
+    /// For its time of day, which goes on when the term has ended.
+    term: Term,
     ended: mpsc::UnboundedSender<Ended>,
 }
 
@@ -140,7 +143,7 @@ impl Engine {
         let mut done = shared.done.subscribe();
         let lost = term.lost().clone();
         let mut engine = Self {
-            calls: Caller { tasks, shared: Arc::clone(&shared), ended },
+            calls: Caller { tasks, shared: Arc::clone(&shared), term: term.clone(), ended },
             shared,
             ledger,
             term,
@@ -160,16 +163,16 @@ impl Engine {
             reading: false,
             io: JoinSet::new(),
         };
-        let now = SystemClock.utc();
+        let now = engine.term.time();
         engine.shared.show_term(Some(now));
         engine.take_plan(now);
         engine.wake_at(Key::Sweep, Some(plus(now, SWEEP)));
         loop {
             if *gate.borrow_and_update() && !engine.running {
                 engine.running = true;
-                engine.take_schedules(SystemClock.utc());
+                engine.take_schedules(engine.term.time());
             }
-            let now = SystemClock.utc();
+            let now = engine.term.time();
             engine.work(now);
             let nap = engine.heap.peek().map_or(NAP, |Reverse((at, _))| between(now, *at).min(NAP));
             tokio::select! {
@@ -179,7 +182,7 @@ impl Engine {
                 Some(Ok(reply)) = engine.io.join_next() => engine.take_reply(reply),
                 Some(end) = ends.recv() => engine.take_end(end),
                 Ok(()) = gate.changed() => {}
-                Ok(()) = done.changed() => engine.wake_startups(SystemClock.utc()),
+                Ok(()) = done.changed() => engine.wake_startups(engine.term.time()),
                 Ok(()) = config.changed() => {
                     let loaded = config.borrow_and_update().loaded.clone();
                     engine.take_files(loaded);
@@ -290,7 +293,7 @@ impl Engine {
     }
 
     fn take_reply(&mut self, reply: Reply) {
-        let now = SystemClock.utc();
+        let now = self.term.time();
         match reply {
             Reply::Claims(claims) => {
                 for key in self.take_claims(claims) {
@@ -353,7 +356,7 @@ impl Engine {
         };
         if let Some(run) = run {
             run.ended(&nonce, outcome);
-            self.step(&key, SystemClock.utc());
+            self.step(&key, self.term.time());
         }
     }
 
@@ -384,7 +387,7 @@ impl Engine {
 
     /// Calls the app for the run `id`, whose claim has come through.
     fn begin(&mut self, key: &Key, id: &str) {
-        let now = SystemClock.utc();
+        let now = self.term.time();
         let Some(attempt) = self.run_mut(key, id).and_then(Run::begun_here).cloned() else { return };
         let (kind, name, run, time, target) = match key {
             Key::Schedule(name) => {
@@ -598,7 +601,7 @@ impl Engine {
     fn take_files(&mut self, loaded: Option<Arc<Loaded>>) {
         let Some(loaded) = loaded.filter(|it| !Arc::ptr_eq(it, &self.loaded)) else { return };
         // What fell due before the edit is dealt with by the files before the edit.
-        let now = SystemClock.utc();
+        let now = self.term.time();
         self.work(now);
         self.loaded = loaded;
         self.take_plan(now);
@@ -678,11 +681,12 @@ fn alarm(line: &Line) -> Option<Problem> {
 impl Caller {
     /// Makes the call, records what comes of it, and then says so.
     fn start(&self, app: App, call: Call, ledger: Ledger, id: String, attempt: Attempt, key: Key) {
-        let Self { tasks, shared, ended } = self.clone();
+        let Self { tasks, shared, term, ended } = self.clone();
         shared.metrics.calls.inc();
         tasks.spawn(async move {
             let Attempt { nonce, deadline, .. } = attempt;
-            let Some(called) = app.call(&call, &shared.signing).await else {
+            let left = between(term.time(), deadline);
+            let Some(called) = app.call(&call, left, &shared.signing).await else {
                 tracing::warn!(id, "no answer before the deadline");
                 return;
             };
@@ -692,11 +696,11 @@ impl Caller {
                     elector.raise(highest);
                 }
             }
-            let outcome = called.outcome;
+            let outcome = Outcome { at: term.time(), ..called.outcome };
             let result = RunResult { nonce: nonce.clone(), done: outcome.is_final(), data: json!(outcome) };
             let until = plus(deadline, FINISH);
             while let Err(error) = ledger.finish(&id, result.clone()).await {
-                if error != FinishError::Unreachable || SystemClock.utc() > until {
+                if error != FinishError::Unreachable || term.time() > until {
                     tracing::warn!(id, %error, "the result is not recorded");
                     break;
                 }
@@ -709,14 +713,15 @@ impl Caller {
     /// Records of an attempt whose claim is in doubt that it has not begun: any node may have the claim, and the next
     /// leader, which counts it as begun, need not wait for its deadline then.
     fn disown(&self, ledger: Ledger, id: String, attempt: Attempt) {
+        let term = self.term.clone();
         self.tasks.spawn(async move {
-            let now = SystemClock.utc();
+            let now = term.time();
             let until = attempt.deadline.min(plus(now, DISOWN));
             let outcome = Outcome::not_begun(now);
             let result = RunResult { nonce: attempt.nonce, done: outcome.is_final(), data: json!(outcome) };
             // A claim that is the current one nowhere yet may become so, when the next leader writes back what it read.
             while let Err(error) = ledger.finish(&id, result.clone()).await {
-                if error == FinishError::Ended || SystemClock.utc() > until {
+                if error == FinishError::Ended || term.time() > until {
                     break;
                 }
                 tokio::time::sleep(DISOWN_PAUSE).await;

@@ -127,11 +127,11 @@ impl Gate {
             target: task.startup.target.clone(),
         };
         let (app, id) = (App::new(&loaded.file.app), task.id());
-        let signing = self.shared.signing.clone();
+        let (signing, left) = (self.shared.signing.clone(), between(now, attempt.deadline));
         tracing::info!(task = call.name, attempt = attempt.number, "startup task of this pod begins");
         self.shared.metrics.calls.inc();
         self.calls.spawn(async move {
-            let outcome = app.call(&call, &signing).await.map(|called| called.outcome);
+            let outcome = app.call(&call, left, &signing).await.map(|called| called.outcome);
             (id, attempt.nonce, outcome)
         });
     }

@@ -1,4 +1,5 @@
 //! The scripts on a real Redis and the model of a node, which simulators use, answer alike.
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 

@@ -37,7 +37,7 @@ const MAX_MESSAGE: usize = 1_000;
 
 /// Conditions that somebody should look at, but that make no resource unready.
 const ADVICE: &[&str] =
-    &["UpdateAvailable", "NativeSchedulesGuarded", "RedisConfigured", "SchedulesHealthy", "CallsSigned"];
+    &["UpdateAvailable", "NativeSchedulesGuarded", "RedisConfigured", "StateKept", "SchedulesHealthy", "CallsSigned"];
 
 /// Reasons that may go away by themselves; all others take somebody to act.
 const PASSING: &[&str] = &[
@@ -374,6 +374,7 @@ fn about_agents(found: &Found, needs_leader: bool) -> Vec<Said> {
         from_problems("CredentialsAvailable", &of(About::Credentials), "all agents have the secrets that they need"),
         from_problems("RedisReachable", &of(About::Reach), "all agents reach the masters of role redlock"),
         from_problems("RedisConfigured", &of(About::Configuration), "nothing is amiss with the masters' configuration"),
+        from_problems("StateKept", &of(About::Memory), "the masters of role redlock remember what was acknowledged"),
         from_problems("AgentsHealthy", &of(About::Agent), "agents and the apps beside them are well"),
         from_problems("SchedulesHealthy", &of(About::Work), "no schedule has failed of late"),
     ]);
@@ -419,6 +420,7 @@ enum About {
     Signing,
     Reach,
     Configuration,
+    Memory,
     Work,
     Agent,
 }
@@ -433,6 +435,7 @@ fn of_agent(status: &AgentStatus) -> impl Iterator<Item = (&str, &Problem, About
         let about = match problem.reason.as_str() {
             "MissingSecret" => About::Credentials,
             "MissingSigningKey" | "InvalidSigningKey" => About::Signing,
+            "StateLost" | "MastersMissing" => About::Memory,
             "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "UnreadableResult" => About::Work,
             _ => About::Agent,
         };
@@ -440,7 +443,11 @@ fn of_agent(status: &AgentStatus) -> impl Iterator<Item = (&str, &Problem, About
     });
     let own: Vec<_> = own.collect();
     let masters = masters.map(|problem| {
-        let about = if problem.reason == "RedisConfiguration" { About::Configuration } else { About::Reach };
+        let about = match problem.reason.as_str() {
+            "RedisConfiguration" | "ClockSkew" => About::Configuration,
+            "LostMemory" => About::Memory,
+            _ => About::Reach,
+        };
         (problem, about)
     });
     own.into_iter().chain(masters).map(|(problem, about)| (status.pod.as_str(), problem, about))

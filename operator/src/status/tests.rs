@@ -126,13 +126,14 @@ fn each_problem_has_its_condition_and_is_said_once() {
     let wrong = problem("WrongPassword", "redis:6379");
     let evicts = problem("RedisConfiguration", "redis:6379");
     let tick = problem("TickFailed", "schedules[tick]");
+    let lost = problem("StateLost", "");
     let with = |mut agent: AgentStatus| {
         let master = |problem: &Problem| MasterStatus {
             address: "redis:6379".into(),
             reachable: false,
             problem: Some(problem.clone()),
         };
-        agent.problems = vec![missing.clone(), wrong.clone(), evicts.clone(), tick.clone()];
+        agent.problems = vec![missing.clone(), wrong.clone(), evicts.clone(), tick.clone(), lost.clone()];
         if let Some(election) = &mut agent.election {
             election.masters = vec![master(&wrong), master(&evicts)];
         }
@@ -143,6 +144,7 @@ fn each_problem_has_its_condition_and_is_said_once() {
         ("CredentialsAvailable", "MissingSecret"),
         ("RedisReachable", "WrongPassword"),
         ("RedisConfigured", "RedisConfiguration"),
+        ("StateKept", "StateLost"),
         ("SchedulesHealthy", "TickFailed"),
     ] {
         let condition = condition(&status, type_);
