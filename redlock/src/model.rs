@@ -31,6 +31,14 @@ pub struct Memory {
     records: BTreeMap<String, Record>,
 }
 
+impl Memory {
+    /// What it holds of a run.
+    #[must_use]
+    pub fn record(&self, id: &str) -> Option<&Record> {
+        self.records.get(id)
+    }
+}
+
 impl ModelNode {
     /// An empty server.
     #[must_use]

@@ -72,6 +72,42 @@ pub enum Rule {
     ReleasePartial,
 }
 
+#[cfg(feature = "controls")]
+impl Rule {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Amnesia,
+        Self::StrictPromise,
+        Self::FencedRead,
+        Self::FencedPut,
+        Self::PutOrder,
+        Self::StickyResults,
+        Self::ClaimRefusal,
+        Self::SeedAmnesiacOnly,
+        Self::SeedOneLife,
+        Self::ReadRound,
+        Self::LateGrant,
+        Self::UnionOfResults,
+        Self::ClaimMajority,
+        Self::FinishTwice,
+        Self::SeedFence,
+        Self::SeedInFlight,
+        Self::BootstrapConfirm,
+        Self::BootstrapAll,
+        Self::DeadLives,
+        Self::FreshToken,
+        Self::OneWrite,
+        Self::LeaseFromSending,
+        Self::LeaseMajority,
+        Self::Drift,
+        Self::Rest,
+        Self::ClockCheck,
+        Self::Skew,
+        Self::WaitForMajority,
+        Self::ReleasePartial,
+    ];
+}
+
 /// Which rules hold: all, unless a simulator says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rules {
