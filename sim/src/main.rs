@@ -1,8 +1,9 @@
 //! Runs many worlds, or one of them once more with a trace.
 
+use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use cabloy_redlock::rule::{Rule, Rules};
 use cabloy_sim::many::{Sum, run_all};
 use cabloy_sim::{FAULTS, run};
@@ -23,9 +24,12 @@ struct Args {
     /// Takes a rule away, by its name in rule.rs; a violation is what should be found then.
     #[arg(long)]
     without: Vec<String>,
+    /// Goes on after a violation, and counts them.
+    #[arg(long)]
+    count: bool,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let rule = |name: &String| {
         Rule::ALL.iter().find(|rule| format!("{rule:?}") == *name).copied().with_context(|| format!("no rule {name}"))
@@ -37,17 +41,14 @@ fn main() -> anyhow::Result<()> {
         for line in &outcome.trace {
             println!("{line}");
         }
-        return match outcome.violation {
-            Some(violation) => bail!("seed {seed}: {violation}"),
-            None => Ok(()),
-        };
+        return Ok(if outcome.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let start = Instant::now();
     let report = |sum: &Sum| {
         let rate = sum.steps as f64 / start.elapsed().as_secs_f64();
         println!("{} seeds, {} steps ({rate:.0}/s), {} elections", sum.seeds, sum.steps, sum.elections);
     };
-    let (sum, found) = run_all(args.from..args.from + args.seeds, rules, |_| true, |sum| {
+    let (sum, found) = run_all(args.from..args.from + args.seeds, rules, |_| !args.count, |sum| {
         if sum.seeds.is_multiple_of(100_000) {
             report(sum);
         }
@@ -58,8 +59,10 @@ fn main() -> anyhow::Result<()> {
     for (fault, count) in FAULTS.iter().zip(sum.faults) {
         println!("{:>12} {fault:?}", count);
     }
-    match found {
-        Some((seed, violation)) => bail!("seed {seed}: {violation}; see --seed {seed}"),
-        None => Ok(()),
+    for (promise, (count, seed)) in &sum.broken {
+        println!("{count:>12} broken: {promise:?}, first by seed {seed}");
     }
+    let Some((seed, violation)) = found else { return Ok(ExitCode::SUCCESS) };
+    println!("seed {seed}: {violation}; its trace: --seed {seed}");
+    Ok(ExitCode::FAILURE)
 }

@@ -1,5 +1,6 @@
 //! Many seeds, on all cores.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -32,10 +33,16 @@ pub struct Sum {
     pub settled: f64,
     /// How long the slowest hand-over took, in ttls.
     pub handed_over: f64,
+    /// Broken promises: how often, and the lowest seed that did.
+    pub broken: BTreeMap<Promise, (u64, u64)>,
 }
 
 impl Sum {
-    fn add(&mut self, outcome: &Outcome) {
+    fn add(&mut self, seed: u64, outcome: &Outcome) {
+        if let Some(Violation { promise, .. }) = outcome.violation {
+            let (count, lowest) = self.broken.entry(promise).or_insert((0, seed));
+            (*count, *lowest) = (*count + 1, seed.min(*lowest));
+        }
         self.seeds += 1;
         self.steps += outcome.steps;
         self.elections += outcome.elections;
@@ -69,7 +76,7 @@ pub fn run_all(
             }
             let outcome = run(seed, rules, false);
             let mut all = sum.lock().unwrap_or_else(PoisonError::into_inner);
-            all.add(&outcome);
+            all.add(seed, &outcome);
             if all.seeds.is_multiple_of(10_000) {
                 progress(&all);
             }

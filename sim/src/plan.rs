@@ -181,7 +181,8 @@ impl Plan {
             slow_delay: dice.one_of(&[ttl_us / 20, ttl_us / 5, ttl_us, 3 * ttl_us]),
             in_order: dice.chance(500),
             seeded: dice.chance(600),
-            far: (nodes > 1 && dice.chance(100)).then(|| dice.place(nodes)),
+            // With another node's memory gone as well nobody could lead.
+            far: (nodes > 1 && memory == Memory::Kept && dice.chance(200)).then(|| dice.place(nodes)),
             trouble: dice.one_of(&[30, 100, 300, 1000]),
             work: dice.one_of(&[5, 20, 100, 300]),
             notices: dice.chance(300),

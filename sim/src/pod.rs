@@ -39,6 +39,10 @@ pub(crate) struct Pod {
     pub(crate) tainted: Vec<bool>,
     /// Until when it may claim, by its clock.
     pub(crate) belief: Option<Instant>,
+    /// It has heard that somebody led before, if only from the operator.
+    pub(crate) knows: bool,
+    /// Of each node: it was heard to have a memory, and has not lost it since.
+    pub(crate) heard: Vec<bool>,
     pub(crate) token: Option<u64>,
     pub(crate) candidacy: Candidacy,
     pub(crate) timing: Timing,
@@ -66,6 +70,8 @@ impl Pod {
             newest: vec![0; nodes],
             tainted: vec![false; nodes],
             belief: None,
+            knows: floor > 0,
+            heard: vec![false; nodes],
             token: None,
             candidacy: Candidacy { stands: true, revision: 1 },
             timing,
@@ -131,6 +137,7 @@ impl World {
                 player.open.remove(&call);
                 if call > player.newest[node] {
                     player.newest[node] = call;
+                    player.heard[node] = reply.intact && reply.incarnation.run == self.nodes[node].model.life().run;
                     if written >= self.nodes[node].jumped && written >= player.resumed {
                         player.tainted[node] = false;
                     }
@@ -197,7 +204,10 @@ impl World {
             player.clock.go_on(self.now);
             player.resumed = self.now;
         }
-        let mut backlog = std::mem::take(&mut player.backlog);
+        let backlog = std::mem::take(&mut player.backlog);
+        // What became of connections is known in the order in which it happened.
+        let (news, mut backlog): (Vec<_>, Vec<_>) =
+            backlog.into_iter().partition(|due| matches!(due, Due::Event { .. }));
         self.say(|| format!("a{id} goes on"));
         if self.dice.chance(300) {
             for last in (1..backlog.len()).rev() {
@@ -208,13 +218,14 @@ impl World {
         if frozen && self.plan.notices && self.pods[id].alive {
             self.step(id, Event::Paused)?;
         }
-        backlog.into_iter().try_for_each(|due| self.reach(due))
+        news.into_iter().chain(backlog).try_for_each(|due| self.reach(due))
     }
 
     /// Its core takes a step, and its driver does what it says.
     pub(crate) fn step(&mut self, id: PodId, event: Event) -> Result<(), Violation> {
         self.outcome.steps += 1;
         let pod = &mut self.pods[id];
+        pod.knows |= matches!(event, Event::Raise(_));
         let now = pod.clock.read(self.now);
         let actions = pod.core.step(now, event);
         actions.into_iter().try_for_each(|action| self.carry_out(id, now, action))
@@ -266,7 +277,13 @@ impl World {
                 let must_know = pod.must_know;
                 let left = claim_until.since(pod.clock.read(self.now));
                 self.say(|| format!("a{id} LEADS with {token}, for {left:?}"));
-                // What is known outside is some elections old.
+                // What is known outside is some elections old; that there was one is known to all.
+                if self.mirror == 0 {
+                    for pod in 0..self.pods.len() {
+                        let process = self.pods[pod].process;
+                        self.plan_in(1000, Due::Event { pod, process, event: Event::Raise(1) });
+                    }
+                }
                 if self.mirror == 0 || self.dice.chance(300) {
                     self.mirror = self.mirror.max(self.truth.newest_token().max(1));
                 }

@@ -42,7 +42,10 @@ impl World {
                 return Ok(self.restart(node, fault));
             }
             Fault::Flush => {
-                if !self.may_forget(node) {
+                // Who did not hear a node between two losses under one run id takes them for one, and does not let it rest
+                // anew. That matters only where more than a minority lose their memory.
+                let heard = self.pods.iter().all(|pod| !pod.alive || pod.heard[node]);
+                if !self.may_forget(node) || (self.plan.memory == Memory::Any && !heard) {
                     return Ok(false);
                 }
                 self.say(|| format!("n{node} FLUSHED"));
@@ -205,7 +208,9 @@ impl World {
         };
         match self.plan.memory {
             Memory::Kept => false,
-            Memory::Durable | Memory::Any => true,
+            Memory::Durable => true,
+            // A loss is known for one by who has heard of the election before, if only from the operator.
+            Memory::Any => !self.truth.led() || self.pods.iter().filter(|pod| pod.alive).all(|pod| pod.knows),
             // Before a majority has a memory for the first time nothing can be lost.
             Memory::Minority => {
                 intact(Some(node)) >= self.plan.majority()
@@ -217,6 +222,9 @@ impl World {
     /// A node has no memory any more.
     fn forgot(&mut self, node: NodeId) {
         self.nodes[node].intact = false;
+        for pod in &mut self.pods {
+            pod.heard[node] = false;
+        }
         let intact = self.nodes.iter().filter(|node| node.intact).count();
         if self.plan.memory == Memory::Any && intact < self.plan.majority() {
             self.say(|| "no majority has a memory".into());

@@ -141,7 +141,6 @@ pub(crate) struct World {
     pub(crate) storm: Time,
     /// The highest token that is known outside, a while ago: new processes begin above it.
     pub(crate) mirror: u64,
-    pub(crate) timing: Timing,
     pub(crate) longest_ttl: Duration,
     pub(crate) last_op: u64,
     pub(crate) first_run: u64,
@@ -188,7 +187,6 @@ impl World {
             calm: false,
             storm: 0,
             mirror: 0,
-            timing,
             longest_ttl: plan.ttl,
             last_op: 0,
             first_run: 0,

@@ -8,8 +8,7 @@ use std::time::Duration;
 use super::seed::{Bootstrap, Seeding};
 use super::{Action, Core, News, NodeId, Purpose, Timer, Told};
 use crate::clock::Instant;
-use crate::Candidacy;
-use crate::Owner;
+use crate::{Candidacy, Owner, Timing};
 use crate::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
 use crate::record::{self, Record, Records};
 use crate::rule::Rule;
@@ -139,11 +138,23 @@ impl Core {
     }
 
     pub(super) fn stand(&mut self, candidacy: Candidacy) {
+        // The lock says for which revision it was taken: were that an older one, others would go on to ask for it.
+        let revised = candidacy.revision != self.candidacy.revision;
         self.candidacy = candidacy;
         self.backs_off = false;
-        if !candidacy.stands {
+        if !candidacy.stands || revised {
             self.resign();
         }
+    }
+
+    /// A lease and the locks behind it are of one ttl: answers to commands that were sent with another, or a shorter life
+    /// of a lock behind a longer lease, must not be taken for it. So no term and no try outlasts the change.
+    pub(super) fn retime(&mut self, timing: Timing) {
+        if timing != self.timing {
+            self.resign();
+        }
+        self.timing = timing;
+        self.longest_ttl = self.longest_ttl.max(timing.ttl);
     }
 
     pub(super) fn raise(&mut self, token: u64) {

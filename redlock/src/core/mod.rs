@@ -59,7 +59,7 @@ pub struct Config {
 pub enum Event {
     /// Whether to stand, from now on. Not to stand while leading is to resign.
     Stand(Candidacy),
-    /// Another ttl, from the next grant or renewal on.
+    /// Another ttl; a leader resigns for it.
     Timing(Timing),
     /// A token was seen elsewhere: mine must be higher. One that is out of all proportion is not believed.
     Raise(u64),
@@ -390,10 +390,7 @@ impl Core {
         self.end_if_due();
         match event {
             Event::Stand(candidacy) => self.stand(candidacy),
-            Event::Timing(timing) => {
-                self.timing = timing;
-                self.longest_ttl = self.longest_ttl.max(timing.ttl);
-            }
+            Event::Timing(timing) => self.retime(timing),
             Event::Raise(token) => self.raise(token),
             Event::Paused => self.paused(),
             Event::Up { node, durable } => self.up(node, durable),
@@ -499,6 +496,9 @@ impl Core {
             Some((owner, _)) if node.freed.as_ref() == Some(owner) => None,
             Some((Owner::Agent { agent, .. }, _)) if agent.same_pod(&self.agent) => None,
             Some((owner, left)) => {
+                if matches!(owner, Owner::Agent { .. }) {
+                    self.longest_ttl = self.longest_ttl.max(left.unwrap_or_default());
+                }
                 // A lock without an end is looked at once a ttl.
                 Some(Lease { owner: owner.clone(), until: self.now + left.unwrap_or(self.timing.ttl) })
             }
@@ -531,6 +531,7 @@ impl Core {
                     self.led_before = true;
                     // Only an intact node renews; which life it is in, the next answer tells.
                     node.amnesiac = None;
+                    self.longest_ttl = self.longest_ttl.max(ttl);
                 }
                 node.seen = Some(Lease { owner, until: self.now + ttl });
             }
@@ -539,7 +540,11 @@ impl Core {
                     node.seen = None;
                 }
                 node.freed = Some(owner.clone());
-                self.freed(&owner);
+                // What I gave back myself, because a try failed, is no reason to try again at once.
+                let mine = matches!(&owner, Owner::Agent { agent, .. } if *agent == self.agent);
+                if !mine {
+                    self.freed(&owner);
+                }
             }
             Wake::Stand { revision, ttl } => node.stand = Some((revision, self.now + ttl)),
         }

@@ -17,6 +17,8 @@ use crate::rule::Rule;
 /// After a loss of memory tokens go on so far above the highest that is known: what is known may be some minutes old, and
 /// no election takes less than a few hundred microseconds.
 const LOSS_JUMP: u64 = 1 << 20;
+/// No clock makes a token higher than this, in milliseconds since 1970: a slip must not use up all tokens.
+const TIME_LIMIT: u64 = 1 << 45;
 /// Those who could bootstrap spread over this, so that one of them is done before the others begin.
 const SPREAD: Duration = Duration::from_millis(50);
 
@@ -342,7 +344,9 @@ impl Core {
         let complete = lost.iter().all(|(id, found)| self.nodes[*id].durable && found.promised > 0);
         let led_before = self.led_before || !kept.is_empty() || !records.is_empty();
         if led_before && !complete {
-            self.promised += LOSS_JUMP;
+            // Who did not hear of an earlier loss would jump to the same place again; time goes on whoever hears of it.
+            let millis = self.time_at(self.now).map_or(0, |time| u64::try_from(time / 1_000_000).unwrap_or_default());
+            self.promised = (self.promised + LOSS_JUMP).max(millis.min(TIME_LIMIT));
             self.actions.push(Action::Announce(News::StateLost { floor: self.promised }));
         }
         // Who proposed a token to a node that has forgotten it must not meet it again.
