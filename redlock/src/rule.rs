@@ -10,6 +10,8 @@ pub enum Rule {
     Amnesia,
     /// PROTOCOL 1: a token is granted only above the promise.
     StrictPromise,
+    /// PROTOCOL 1: of other processes in the pod only the lock that was seen is taken over.
+    FormerSeen,
     /// PROTOCOL 2: a read succeeds only under the reader's own promise.
     FencedRead,
     /// PROTOCOL 3: a put succeeds only under the writer's own promise.
@@ -78,6 +80,7 @@ impl Rule {
     pub const ALL: &[Self] = &[
         Self::Amnesia,
         Self::StrictPromise,
+        Self::FormerSeen,
         Self::FencedRead,
         Self::FencedPut,
         Self::PutOrder,

@@ -165,6 +165,8 @@ impl Plan {
                 *weight = dice.between(1, 8);
             }
         }
+        // With another node's memory gone as well nobody could lead.
+        let far = (nodes > 1 && memory == Memory::Kept && dice.chance(200)).then(|| dice.place(nodes));
         let ttl_us = u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX);
         Self {
             nodes,
@@ -180,9 +182,8 @@ impl Plan {
             delay: dice.one_of(&[200, 2000, 2000, 20_000]),
             slow_delay: dice.one_of(&[ttl_us / 20, ttl_us / 5, ttl_us, 3 * ttl_us]),
             in_order: dice.chance(500),
-            seeded: dice.chance(600),
-            // With another node's memory gone as well nobody could lead.
-            far: (nodes > 1 && memory == Memory::Kept && dice.chance(200)).then(|| dice.place(nodes)),
+            seeded: far.is_some() || dice.chance(600),
+            far,
             trouble: dice.one_of(&[30, 100, 300, 1000]),
             work: dice.one_of(&[5, 20, 100, 300]),
             notices: dice.chance(300),

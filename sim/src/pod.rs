@@ -50,6 +50,8 @@ pub(crate) struct Pod {
     pub(crate) asked: BTreeMap<OpId, Asked>,
     /// So many results were recorded before it began to read.
     must_know: usize,
+    /// So often a majority's memory was lost before it began to read.
+    losses: u64,
     /// Commands sent to each node.
     pub(crate) sent: Vec<u64>,
 }
@@ -78,6 +80,7 @@ impl Pod {
             records: BTreeMap::new(),
             asked: BTreeMap::new(),
             must_know: 0,
+            losses: 0,
             sent: vec![0; nodes],
         }
     }
@@ -237,7 +240,7 @@ impl World {
         match action {
             Action::Send { call, node, request, timeout } => {
                 if matches!(request, Request::Read { .. }) && pod.token.is_none() {
-                    pod.must_know = self.truth.recorded();
+                    (pod.must_know, pod.losses) = (self.truth.recorded(), self.truth.losses);
                 }
                 pod.sent[node] += 1;
                 let at = now + timeout;
@@ -274,7 +277,7 @@ impl World {
                 pod.belief = Some(claim_until);
                 pod.token = Some(token);
                 pod.records = records.clone();
-                let must_know = pod.must_know;
+                let before = (pod.must_know, pod.losses);
                 let left = claim_until.since(pod.clock.read(self.now));
                 self.say(|| format!("a{id} LEADS with {token}, for {left:?}"));
                 // What is known outside is some elections old; that there was one is known to all.
@@ -288,7 +291,7 @@ impl World {
                     self.mirror = self.mirror.max(self.truth.newest_token().max(1));
                 }
                 let in_order = self.plan.clocks == Clocks::Kept;
-                self.truth.leads(token, in_order, must_know, &records)?;
+                self.truth.leads(token, in_order, before, &records)?;
                 self.far_clocks(id, token)?;
                 self.one_leads(id, token)
             }

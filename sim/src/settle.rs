@@ -99,7 +99,7 @@ impl World {
 
     fn hand_over(&mut self, ttl: Time) -> Result<(), Violation> {
         // With one node gone two candidates can split the others between them.
-        if self.nodes.len() > 1 && self.dice.chance(500) {
+        if self.nodes.len() > 1 && self.plan.far.is_none() && self.dice.chance(500) {
             let node = self.dice.place(self.nodes.len());
             self.nodes[node].down = true;
             for pod in 0..self.pods.len() {

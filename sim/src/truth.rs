@@ -117,12 +117,12 @@ impl Truth {
         self.newest_token
     }
 
-    /// A term begins. `must_know`: so many results were recorded before it read.
+    /// A term begins. So many results were recorded and losses had happened before it read.
     pub(crate) fn leads(
         &mut self,
         token: u64,
         in_order: bool,
-        must_know: usize,
+        (must_know, losses): (usize, u64),
         records: &Records,
     ) -> Result<(), Violation> {
         if self.terms.contains_key(&token) {
@@ -131,7 +131,7 @@ impl Truth {
         if in_order && token < self.newest_token {
             return broken(Promise::TokenOrder, format!("token {token} leads after {}", self.newest_token));
         }
-        if self.unsaid {
+        if self.unsaid && losses == self.losses {
             return broken(Promise::LossSaid, format!("token {token} leads, and nobody said that memory was lost"));
         }
         self.newest_token = self.newest_token.max(token);

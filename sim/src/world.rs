@@ -134,7 +134,7 @@ pub(crate) struct World {
     pub(crate) truth: Truth,
     pub(crate) locks: Locks,
     /// Which nodes stored a claim, one bit each.
-    pub(crate) stored: BTreeMap<(u64, u64), u64>,
+    pub(crate) stored: BTreeMap<String, u64>,
     /// No trouble any more.
     pub(crate) calm: bool,
     /// Most messages are lost until then.
@@ -418,11 +418,11 @@ impl World {
                 let until = server.clock.when(server.clock.read(self.now) + *ttl);
                 self.locks.set(nodes, *token, node, until);
             }
-            Request::Put { token, entries } => {
+            Request::Put { entries, .. } => {
                 if let cabloy_redlock::message::Body::Verdicts(verdicts) = &reply.body {
                     for (entry, verdict) in entries.iter().zip(verdicts) {
                         if entry.claim && *verdict == cabloy_redlock::message::Verdict::Stored {
-                            *self.stored.entry((*token, entry.record.seq)).or_default() |= 1 << node;
+                            *self.stored.entry(entry.record.nonce.clone()).or_default() |= 1 << node;
                         }
                     }
                 }

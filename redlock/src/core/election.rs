@@ -53,7 +53,7 @@ pub(super) struct Try {
     stage: Stage,
     /// Others saw a majority under this owner, so they wait for a word when it gives up.
     noticed: bool,
-    /// A node refused because of its promise alone: the next token may do at once.
+    /// A node refused because of its promise alone, or of a lock that can be taken over: the next token may do at once.
     outbid: bool,
 }
 
@@ -291,7 +291,8 @@ impl Core {
 
     fn ask_grant(&mut self, node: NodeId, token: u64) {
         let (agent, revision) = (self.agent.clone(), self.candidacy.revision);
-        self.send(node, Request::Grant { token, agent, revision, ttl: self.timing.ttl }, Purpose::Grant(token));
+        let (ttl, former) = (self.timing.ttl, self.nodes[node].former.clone());
+        self.send(node, Request::Grant { token, agent, revision, ttl, former }, Purpose::Grant(token));
     }
 
     pub(super) fn granted(&mut self, id: NodeId, sent: Instant, token: u64, reply: Option<Reply>) {
@@ -313,7 +314,8 @@ impl Core {
                     }
                     Some(reply) => {
                         attempt.armed.remove(&id);
-                        attempt.outbid |= reply.intact && reply.promised >= token && reply.owner.is_none();
+                        let open = reply.owner.is_none() || self.nodes[id].former.is_some();
+                        attempt.outbid |= reply.intact && reply.promised >= token && open;
                     }
                     None => {}
                 }

@@ -253,6 +253,8 @@ struct Node {
     promised: u64,
     /// Another one's lock.
     seen: Option<Lease>,
+    /// The lock of an earlier process in my pod.
+    former: Option<Owner>,
     /// The last owner that gave its lock back here: an answer that overlaps with the message may still name it.
     freed: Option<Owner>,
     /// The mark of a newer revision, as of the newest answer or message.
@@ -492,6 +494,8 @@ impl Core {
             self.reckon();
         }
         let node = &mut self.nodes[call.node];
+        let former = |owner: &Owner| matches!(owner, Owner::Agent { agent, .. } if agent.same_pod(&self.agent) && *agent != self.agent);
+        node.former = reply.owner.as_ref().map(|(owner, _)| owner).filter(|owner| former(owner)).cloned();
         node.seen = match &reply.owner {
             Some((owner, _)) if node.freed.as_ref() == Some(owner) => None,
             Some((Owner::Agent { agent, .. }, _)) if agent.same_pod(&self.agent) => None,

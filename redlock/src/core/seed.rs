@@ -14,8 +14,9 @@ use crate::message::{Body, Incarnation, Reply, Request};
 use crate::record::{self, Record, Records};
 use crate::rule::Rule;
 
-/// After a loss of memory tokens go on so far above the highest that is known: what is known may be some minutes old, and
-/// no election takes less than a few hundred microseconds.
+/// After a loss of memory tokens go on with the time of day in milliseconds, which is above all that were given out. If
+/// the clock says less, they go on so far above the highest that is known: that may be some minutes old, and no election
+/// takes less than a few hundred microseconds.
 const LOSS_JUMP: u64 = 1 << 20;
 /// No clock makes a token higher than this, in milliseconds since 1970: a slip must not use up all tokens.
 const TIME_LIMIT: u64 = 1 << 45;
@@ -281,7 +282,8 @@ impl Core {
             let request = if self.nodes[id].amnesiac.is_some() {
                 Request::Mark { mark: mark.clone() }
             } else {
-                Request::Grant { token, agent: agent.clone(), revision, ttl: self.timing.ttl }
+                let (agent, former) = (agent.clone(), self.nodes[id].former.clone());
+                Request::Grant { token, agent, revision, ttl: self.timing.ttl, former }
             };
             self.send(id, request, Purpose::Bootstrap(round));
         }
@@ -344,9 +346,11 @@ impl Core {
         let complete = lost.iter().all(|(id, found)| self.nodes[*id].durable && found.promised > 0);
         let led_before = self.led_before || !kept.is_empty() || !records.is_empty();
         if led_before && !complete {
-            // Who did not hear of an earlier loss would jump to the same place again; time goes on whoever hears of it.
+            // Two who did not hear of each other's losses would jump to the same place; time goes on whoever hears of it,
+            // and faster than elections.
             let millis = self.time_at(self.now).map_or(0, |time| u64::try_from(time / 1_000_000).unwrap_or_default());
-            self.promised = (self.promised + LOSS_JUMP).max(millis.min(TIME_LIMIT));
+            let ahead = millis > self.promised && millis < TIME_LIMIT;
+            self.promised = if ahead { millis } else { self.promised + LOSS_JUMP };
             self.actions.push(Action::Announce(News::StateLost { floor: self.promised }));
         }
         // Who proposed a token to a node that has forgotten it must not meet it again.
