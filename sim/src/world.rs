@@ -162,6 +162,9 @@ pub fn run(seed: u64, rules: Rules, tracing: bool) -> Outcome {
     outcome.losses = world.truth.losses;
     outcome.violation = result.err();
     if let (Some(violation), true) = (&outcome.violation, tracing) {
+        for pod in &world.pods {
+            outcome.trace.push(format!("{:?}", pod.core));
+        }
         outcome.trace.push(format!("BROKEN {violation}"));
     }
     outcome

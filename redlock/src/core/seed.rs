@@ -103,6 +103,10 @@ impl Core {
         self.nodes[id].amnesiac.map(|since| since + rest)
     }
 
+    fn has_rested(&self, id: NodeId) -> bool {
+        self.rests_until(id).is_none_or(|until| until <= self.now)
+    }
+
     /// Wakes up when `at` comes, unless it does so earlier.
     fn seed_timer(&mut self, at: Instant, jitter: Duration) {
         if self.seed_at.is_none_or(|earlier| at < earlier) {
@@ -162,6 +166,8 @@ impl Core {
 
     /// An answer to 7a or 7d.
     pub(super) fn seed_reply(&mut self, id: NodeId, round: u64, reply: Option<Reply>) {
+        // It may have been started once more since it was last heard of.
+        let rested = self.has_rested(id);
         let Some(lead) = self.lead() else { return };
         let Some(seeding) = lead.seeding.get(&id).filter(|seeding| seeding.round == round) else { return };
         match (&seeding.step, reply) {
@@ -172,7 +178,7 @@ impl Core {
                 // Its lock is missing.
                 self.renew_on(id, token, owner);
             }
-            (Step::Marking(mark), Some(reply)) if reply.accepted && reply.incarnation.mark == *mark => {
+            (Step::Marking(mark), Some(reply)) if reply.accepted && reply.incarnation.mark == *mark && rested => {
                 self.read_for(id, reply.incarnation);
             }
             _ => self.seed_later(id),
@@ -291,13 +297,15 @@ impl Core {
 
     pub(super) fn bootstrap_reply(&mut self, id: NodeId, round: u64, reply: Option<Reply>) {
         let rules = self.rules;
+        // It may have been started once more since it was last heard of.
+        let rested = self.has_rested(id);
         let Phase::Bootstrapping(boot) = &mut self.phase else { return };
         if boot.round != round || !boot.asked.remove(&id) {
             return;
         }
         match (&boot.stage, reply) {
             (Stage::Marking, Some(reply))
-                if reply.accepted && (reply.intact || reply.incarnation.mark == boot.mark) =>
+                if reply.accepted && rested && (reply.intact || reply.incarnation.mark == boot.mark) =>
             {
                 let Reply { incarnation: life, intact, promised, .. } = reply;
                 boot.lives.insert(id, Found { life, intact, promised });
