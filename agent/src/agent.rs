@@ -165,7 +165,7 @@ fn follow_election(shared: &Shared, loaded: &Loaded, electors: &TaskTracker, end
         }
     }
     if let Some(elector) = shared.elector() {
-        elector.raise(loaded.file.floor.token);
+        elector.floor(loaded.file.floor.token);
     }
 }
 

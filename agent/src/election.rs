@@ -238,8 +238,13 @@ impl Elector {
         self.ask(Ask::Reconfigure(masters, timing));
     }
 
-    /// A higher token was seen elsewhere (the app's 412, the operator's mirror): a leader below it resigns, and every
-    /// later token is higher. One that is more than 2^32 ahead is not believed.
+    /// Every token is higher than this from now on, which the operator has seen; a leader below it resigns.
+    pub fn floor(&self, token: u64) {
+        self.ask(Ask::Floor(token));
+    }
+
+    /// The app has seen a higher token (412): a leader below it resigns, and every later token is higher. One that is more
+    /// than 2^32 ahead is not believed.
     pub fn raise(&self, token: u64) {
         self.ask(Ask::Raise(token));
     }
@@ -302,6 +307,7 @@ pub(crate) enum Ask {
     Put { token: u64, puts: Vec<Put>, done: oneshot::Sender<Vec<Result<(), PutError>>> },
     Finish { id: String, result: RunResult, done: oneshot::Sender<Result<(), FinishError>> },
     Raise(u64),
+    Floor(u64),
     Look { ids: Vec<String>, done: oneshot::Sender<Result<Vec<Record>, ReadError>> },
     Forget { token: u64, ids: Vec<String>, done: oneshot::Sender<Result<(), PutError>> },
 }
@@ -455,6 +461,7 @@ impl Driver {
                 let op = self.wait(Waiter::Finish(done));
                 self.step(Event::Finish { op, id, result });
             }
+            Ask::Floor(token) => self.step(Event::Floor(token)),
             Ask::Raise(token) => {
                 self.step(Event::Raise(token));
                 if self.set.core.promised() < token {

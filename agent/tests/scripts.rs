@@ -91,11 +91,8 @@ fn request() -> impl Strategy<Value = Request> {
         vec(entry, 1..4).prop_map(move |entries| Request::Put { token, entries: entries.into() })
     });
     prop_oneof![
-        2 => (token(), agent(), 1u64..3).prop_map(|(token, agent, revision)| Request::Grant {
-            token,
-            agent,
-            revision,
-            ttl: TTL
+        2 => (token(), agent(), 1u64..3, proptest::option::of(owner())).prop_map(|(token, agent, revision, former)| {
+            Request::Grant { token, agent, revision, ttl: TTL, former }
         }),
         1 => token().prop_map(|token| Request::Read { token }),
         3 => put,
@@ -176,7 +173,7 @@ fn a_memory_is_of_one_life_of_the_server() {
     let first = run_id(&server);
     assert!(memory(&first).iter().all(|request| run(request).accepted));
     let agent = AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
-    let grant = |token| Request::Grant { token, agent: agent.clone(), revision: 1, ttl: TTL };
+    let grant = |token| Request::Grant { token, agent: agent.clone(), revision: 1, ttl: TTL, former: None };
     let granted = run(&grant(7));
     assert!(granted.accepted && granted.intact);
     server.restart();
@@ -199,7 +196,7 @@ fn many_records_go_in_parts() {
     let run = |request: &Request| runtime.block_on(script::run(&connection, &keys, request)).unwrap();
     let agent = AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
     assert!(memory(&run_id(&server)).iter().all(|request| run(request).accepted));
-    assert!(run(&Request::Grant { token: 1, agent, revision: 1, ttl: TTL }).accepted);
+    assert!(run(&Request::Grant { token: 1, agent, revision: 1, ttl: TTL, former: None }).accepted);
     let entry = |index: u64| {
         let (id, nonce) = (format!("run/{index:04}"), "n".to_owned());
         let record = Record { id, attempt: 1, token: 1, seq: index, nonce, data: json!(null), results: Vec::new() };

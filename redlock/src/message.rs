@@ -28,6 +28,9 @@ pub enum Request {
         revision: u64,
         /// Of the lock.
         ttl: Duration,
+        /// The lock of an earlier process in the pod, as it was seen here, which may be taken over. Only this very one:
+        /// what such a process has on its way must not take the lock of the present one.
+        former: Option<Owner>,
     },
     /// All records, fenced by the promise (PROTOCOL 2).
     Read {

@@ -34,6 +34,14 @@ pub struct Memory {
     records: BTreeMap<String, Record>,
 }
 
+impl Memory {
+    /// What it holds of a run.
+    #[must_use]
+    pub fn record(&self, id: &str) -> Option<&Record> {
+        self.records.get(id)
+    }
+}
+
 impl ModelNode {
     /// An empty server.
     #[must_use]
@@ -130,9 +138,14 @@ impl ModelNode {
                 Body::Empty
             }),
             _ if !self.intact() => None,
-            Request::Grant { token, agent, revision, ttl } => {
+            Request::Grant { token, agent, revision, ttl, former } => {
                 let owner = self.owner(now);
-                let mine = owner.is_some_and(|value| value.starts_with(&agent.pod_prefix()));
+                let mine = owner.is_some_and(|value| {
+                    let former = former.as_ref().is_some_and(|former| former.to_string() == value);
+                    let same_process = value.starts_with(&format!("{agent}/"));
+                    let same_pod = !self.rules.hold(Rule::FormerSeen) && value.starts_with(&agent.pod_prefix());
+                    same_process || former || same_pod
+                });
                 let stale = if self.rules.hold(Rule::StrictPromise) {
                     *token <= self.memory.promised
                 } else {

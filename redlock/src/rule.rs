@@ -10,6 +10,8 @@ pub enum Rule {
     Amnesia,
     /// PROTOCOL 1: a token is granted only above the promise.
     StrictPromise,
+    /// PROTOCOL 1: of other processes in the pod only the lock that was seen is taken over.
+    FormerSeen,
     /// PROTOCOL 2: a read succeeds only under the reader's own promise.
     FencedRead,
     /// PROTOCOL 3: a put succeeds only under the writer's own promise.
@@ -70,6 +72,43 @@ pub enum Rule {
     WaitForMajority,
     /// A try that failed gives back what it got.
     ReleasePartial,
+}
+
+#[cfg(feature = "controls")]
+impl Rule {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Amnesia,
+        Self::StrictPromise,
+        Self::FormerSeen,
+        Self::FencedRead,
+        Self::FencedPut,
+        Self::PutOrder,
+        Self::StickyResults,
+        Self::ClaimRefusal,
+        Self::SeedAmnesiacOnly,
+        Self::SeedOneLife,
+        Self::ReadRound,
+        Self::LateGrant,
+        Self::UnionOfResults,
+        Self::ClaimMajority,
+        Self::FinishTwice,
+        Self::SeedFence,
+        Self::SeedInFlight,
+        Self::BootstrapConfirm,
+        Self::BootstrapAll,
+        Self::DeadLives,
+        Self::FreshToken,
+        Self::OneWrite,
+        Self::LeaseFromSending,
+        Self::LeaseMajority,
+        Self::Drift,
+        Self::Rest,
+        Self::ClockCheck,
+        Self::Skew,
+        Self::WaitForMajority,
+        Self::ReleasePartial,
+    ];
 }
 
 /// Which rules hold: all, unless a simulator says otherwise.

@@ -84,11 +84,12 @@ pub async fn run<C: ConnectionLike + Clone>(connection: &C, keys: &Keys, request
     }
     let (script, mut call);
     match request {
-        Request::Grant { token, agent, revision, ttl } => {
+        Request::Grant { token, agent, revision, ttl, former } => {
             script = &GRANT;
             call = keys.call(script);
             let owner = Owner::Agent { agent: AgentId::clone(agent), revision: *revision, token: *token };
-            call.arg(*token).arg(owner.to_string()).arg(agent.pod_prefix()).arg(*revision).arg(millis(*ttl));
+            call.arg(*token).arg(owner.to_string()).arg(format!("{agent}/")).arg(*revision).arg(millis(*ttl));
+            call.arg(former.as_ref().map(Owner::to_string).unwrap_or_default());
         }
         Request::Renew { token, owner, ttl } => {
             script = &RENEW;

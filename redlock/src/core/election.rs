@@ -8,12 +8,11 @@ use std::time::Duration;
 use super::clocks::Clock;
 use super::seed::{Bootstrap, Seeding};
 use super::{Action, Core, News, NodeId, Purpose, Timer, Told};
-use crate::Candidacy;
-use crate::Owner;
 use crate::clock::Instant;
 use crate::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
 use crate::record::{self, Record, Records};
 use crate::rule::Rule;
+use crate::{Candidacy, Owner, Timing};
 
 /// The first wait after tries that split the nodes among themselves is random within this; it doubles from there.
 const BACKOFF: Duration = Duration::from_millis(5);
@@ -26,7 +25,7 @@ const STAGGER: Duration = Duration::from_millis(2);
 /// Those who wait for a lock to run out spread over this.
 const SPREAD: Duration = Duration::from_millis(50);
 /// Lua compares numbers exactly below this.
-const TOKEN_LIMIT: u64 = 1 << 53;
+pub(super) const TOKEN_LIMIT: u64 = 1 << 53;
 /// A token from elsewhere is believed when it is no further ahead than this: a slip must not use up all tokens.
 const JUMP_LIMIT: u64 = 1 << 32;
 
@@ -55,7 +54,7 @@ pub(super) struct Try {
     /// Nodes that granted, with the life that did (PROTOCOL 2).
     granted: BTreeMap<NodeId, Incarnation>,
     stage: Stage,
-    /// A node refused because of its promise alone: the next token may do at once.
+    /// A node refused because of its promise alone, or of a lock that can be taken over: the next token may do at once.
     outbid: bool,
 }
 
@@ -140,17 +139,34 @@ impl Core {
     }
 
     pub(super) fn stand(&mut self, candidacy: Candidacy) {
+        // The lock says for which revision it was taken: were that an older one, others would go on to ask for it.
+        let revised = candidacy.revision != self.candidacy.revision;
         self.candidacy = candidacy;
         self.backs_off = false;
-        if !candidacy.stands {
+        if !candidacy.stands || revised {
             self.resign();
         }
+    }
+
+    /// A lease and the locks behind it are of one ttl: answers to commands that were sent with another, or a shorter life
+    /// of a lock behind a longer lease, must not be taken for it. So no term and no try outlasts the change.
+    pub(super) fn retime(&mut self, timing: Timing) {
+        if timing != self.timing {
+            self.resign();
+        }
+        self.timing = timing;
+        self.longest_ttl = self.longest_ttl.max(timing.ttl);
     }
 
     pub(super) fn raise(&mut self, token: u64) {
         if token.saturating_sub(self.promised) > JUMP_LIMIT {
             return;
         }
+        self.begin_above(token);
+    }
+
+    /// Tokens are higher than this from now on.
+    pub(super) fn begin_above(&mut self, token: u64) {
         self.promised = self.promised.max(token);
         self.led_before |= token > 0;
         if self.leads().is_some_and(|mine| mine < token) {
@@ -284,7 +300,8 @@ impl Core {
 
     fn ask_grant(&mut self, node: NodeId, token: u64) {
         let (agent, revision) = (self.agent.clone(), self.candidacy.revision);
-        self.send(node, Request::Grant { token, agent, revision, ttl: self.timing.ttl }, Purpose::Grant(token));
+        let (ttl, former) = (self.timing.ttl, self.nodes[node].former.clone());
+        self.send(node, Request::Grant { token, agent, revision, ttl, former }, Purpose::Grant(token));
     }
 
     pub(super) fn granted(&mut self, id: NodeId, sent: Instant, token: u64, reply: Option<Reply>) {
@@ -304,7 +321,8 @@ impl Core {
                     }
                     Some(reply) => {
                         attempt.armed.remove(&id);
-                        attempt.outbid |= reply.intact && reply.promised >= token && reply.owner.is_none();
+                        let open = reply.owner.is_none() || self.nodes[id].former.is_some();
+                        attempt.outbid |= reply.intact && reply.promised >= token && open;
                     }
                     None => {}
                 }

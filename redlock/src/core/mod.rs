@@ -60,10 +60,12 @@ pub struct Config {
 pub enum Event {
     /// Whether to stand, from now on. Not to stand while leading is to resign.
     Stand(Candidacy),
-    /// Another ttl, from the next grant or renewal on.
+    /// Another ttl; a leader resigns for it.
     Timing(Timing),
     /// A token was seen elsewhere: mine must be higher. One that is out of all proportion is not believed.
     Raise(u64),
+    /// Mine must be higher, as somebody says who has followed the elections.
+    Floor(u64),
     /// Our clock may have stood still, or did not go as it should: no lease counts.
     Paused,
     /// Commands can be sent to a node.
@@ -251,6 +253,8 @@ struct Node {
     promised: u64,
     /// Another one's lock.
     seen: Option<Lease>,
+    /// The lock of an earlier process in my pod.
+    former: Option<Owner>,
     /// The last owner that gave its lock back here: an answer that overlaps with the message may still name it.
     freed: Option<Owner>,
     /// The mark of a newer revision, as of the newest answer or message.
@@ -388,11 +392,9 @@ impl Core {
         self.end_if_due();
         match event {
             Event::Stand(candidacy) => self.stand(candidacy),
-            Event::Timing(timing) => {
-                self.timing = timing;
-                self.longest_ttl = self.longest_ttl.max(timing.ttl);
-            }
+            Event::Timing(timing) => self.retime(timing),
             Event::Raise(token) => self.raise(token),
+            Event::Floor(token) => self.begin_above(token.min(election::TOKEN_LIMIT - 1)),
             Event::Paused => self.paused(),
             Event::Up { node, durable } => self.up(node, durable),
             Event::Down(node) => self.nodes[node].up = false,
@@ -499,10 +501,15 @@ impl Core {
             self.reckon();
         }
         let node = &mut self.nodes[call.node];
+        let former = |owner: &Owner| matches!(owner, Owner::Agent { agent, .. } if agent.same_pod(&self.agent) && *agent != self.agent);
+        node.former = reply.owner.as_ref().map(|(owner, _)| owner).filter(|owner| former(owner)).cloned();
         node.seen = match &reply.owner {
             Some((owner, _)) if node.freed.as_ref() == Some(owner) => None,
             Some((Owner::Agent { agent, .. }, _)) if agent.same_pod(&self.agent) => None,
             Some((owner, left)) => {
+                if matches!(owner, Owner::Agent { .. }) {
+                    self.longest_ttl = self.longest_ttl.max(left.unwrap_or_default());
+                }
                 // A lock without an end is looked at once a ttl.
                 Some(Lease { owner: owner.clone(), until: self.now + left.unwrap_or(self.timing.ttl) })
             }
@@ -534,6 +541,7 @@ impl Core {
                     self.promised = self.promised.max(token);
                     // Only an intact node renews; which life it is in, the next answer tells.
                     node.amnesiac = None;
+                    self.longest_ttl = self.longest_ttl.max(ttl);
                 }
                 node.seen = Some(Lease { owner, until: self.now + ttl });
             }
@@ -542,7 +550,11 @@ impl Core {
                     node.seen = None;
                 }
                 node.freed = Some(owner.clone());
-                self.freed(&owner, listeners);
+                // What I gave back myself, because a try failed, is no reason to try again at once.
+                let mine = matches!(&owner, Owner::Agent { agent, .. } if *agent == self.agent);
+                if !mine {
+                    self.freed(&owner, listeners);
+                }
             }
             Wake::Led => self.led_before = true,
             Wake::Stand { revision, ttl } => node.stand = Some((revision, self.now + ttl)),

@@ -14,9 +14,12 @@ use crate::message::{Body, Incarnation, Reply, Request};
 use crate::record::{self, Record, Records};
 use crate::rule::Rule;
 
-/// After a loss of memory tokens go on so far above the highest that is known: what is known may be some minutes old, and
-/// no election takes less than a few hundred microseconds.
+/// A memory begins with tokens above the time of day in milliseconds, which is above all that were given out. If the clock
+/// says less, they go on so far above the highest that is known: that may be some minutes old, and no election takes less
+/// than a few hundred microseconds.
 const LOSS_JUMP: u64 = 1 << 20;
+/// No clock makes a token higher than this, in milliseconds since 1970: a slip must not use up all tokens.
+const TIME_LIMIT: u64 = 1 << 45;
 /// Those who could bootstrap spread over this, so that one of them is done before the others begin.
 const SPREAD: Duration = Duration::from_millis(50);
 
@@ -101,6 +104,10 @@ impl Core {
         self.nodes[id].amnesiac.map(|since| since + rest)
     }
 
+    fn has_rested(&self, id: NodeId) -> bool {
+        self.rests_until(id).is_none_or(|until| until <= self.now)
+    }
+
     /// Wakes up when `at` comes, unless it does so earlier.
     fn seed_timer(&mut self, at: Instant, jitter: Duration) {
         if self.seed_at.is_none_or(|earlier| at < earlier) {
@@ -166,6 +173,8 @@ impl Core {
 
     /// An answer to 7a or 7d.
     pub(super) fn seed_reply(&mut self, id: NodeId, round: u64, reply: Option<Reply>) {
+        // It may have been started once more since it was last heard of.
+        let rested = self.has_rested(id);
         let Some(lead) = self.lead() else { return };
         let Some(seeding) = lead.seeding.get(&id).filter(|seeding| seeding.round == round) else { return };
         match (&seeding.step, reply) {
@@ -176,7 +185,7 @@ impl Core {
                 // Its lock is missing.
                 self.renew_on(id, token, owner);
             }
-            (Step::Marking(mark), Some(reply)) if reply.accepted && reply.incarnation.mark == *mark => {
+            (Step::Marking(mark), Some(reply)) if reply.accepted && reply.incarnation.mark == *mark && rested => {
                 self.read_for(id, reply.incarnation);
             }
             _ => self.seed_later(id),
@@ -286,7 +295,8 @@ impl Core {
             let request = if self.nodes[id].amnesiac.is_some() {
                 Request::Mark { mark: mark.clone() }
             } else {
-                Request::Grant { token, agent: agent.clone(), revision, ttl: self.timing.ttl }
+                let (agent, former) = (agent.clone(), self.nodes[id].former.clone());
+                Request::Grant { token, agent, revision, ttl: self.timing.ttl, former }
             };
             self.send(id, request, Purpose::Bootstrap(round));
         }
@@ -294,13 +304,15 @@ impl Core {
 
     pub(super) fn bootstrap_reply(&mut self, id: NodeId, round: u64, reply: Option<Reply>) {
         let rules = self.rules;
+        // It may have been started once more since it was last heard of.
+        let rested = self.has_rested(id);
         let Phase::Bootstrapping(boot) = &mut self.phase else { return };
         if boot.round != round || !boot.asked.remove(&id) {
             return;
         }
         match (&boot.stage, reply) {
             (Stage::Marking, Some(reply))
-                if reply.accepted && (reply.intact || reply.incarnation.mark == boot.mark) =>
+                if reply.accepted && rested && (reply.intact || reply.incarnation.mark == boot.mark) =>
             {
                 let Reply { incarnation: life, intact, promised, .. } = reply;
                 boot.lives.insert(id, Found { life, intact, promised });
@@ -349,12 +361,14 @@ impl Core {
         // may be older than the loss.
         let complete = lost.iter().all(|(id, found)| self.nodes[*id].durable && found.promised > 0);
         let led = self.led_before;
-        if led {
-            // Even then: somebody may have put an old copy in its place.
-            self.promised += LOSS_JUMP;
-            if !complete {
-                self.actions.push(Action::Announce(News::StateLost { floor: self.promised }));
-            }
+        // Two who did not hear of each other's losses, and one who heard of none, would count on from the same place; time
+        // goes on whoever hears of it, and faster than elections.
+        let time = self.time_offset().map_or(0, |offset| offset + i128::from(self.now.as_nanos()));
+        let millis =
+            u64::try_from(time / 1_000_000).ok().filter(|millis| *millis > self.promised && *millis < TIME_LIMIT);
+        self.promised = millis.unwrap_or(self.promised + LOSS_JUMP);
+        if led && !complete {
+            self.actions.push(Action::Announce(News::StateLost { floor: self.promised }));
         }
         // Who proposed a token to a node that has forgotten it must not meet it again.
         let promised = self.promised;

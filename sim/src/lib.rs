@@ -1,0 +1,28 @@
+//! A world for the election and ledger protocol: agents, nodes and the network between them, with every fault that the
+//! protocol must bear, drawn from a seed and so repeated by it.
+//!
+//! The agents run the very core that the agent runs; nodes are [`cabloy_redlock::model`], held together with the scripts
+//! by a test. Each agent and each node has a clock of its own. After each step the promises of [`Promise`] are checked.
+//!
+//! * `plan`: what a seed's world is like; `world`: what happens; `pod`, `work`, `foreign`: who acts in it; `trouble`:
+//!   faults; `settle`: what must be so once all is well;
+//! * `truth`: what is promised;
+//! * [`many`]: many seeds on all cores.
+
+mod clock;
+mod dice;
+mod foreign;
+pub mod many;
+mod plan;
+mod pod;
+mod settle;
+mod trace;
+mod trouble;
+mod truth;
+mod work;
+mod world;
+
+pub use plan::{Clocks, FAULTS, Fault, Memory};
+pub use settle::{HANDS_OVER_WITHIN, SETTLES_WITHIN};
+pub use truth::{Promise, Violation};
+pub use world::{Outcome, run};

@@ -1,0 +1,212 @@
+//! What a seed's world is like: swarm testing, so most worlds have some kinds of fault only, and those often.
+
+use std::time::Duration;
+
+use crate::dice::Dice;
+
+/// How far clocks can be trusted, and so what is promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clocks {
+    /// All go at rates within the drift bound: nobody ever leads beside another.
+    Kept,
+    /// Nodes' clocks jump and machines stand still without knowing: nobody leads beside another for longer than it takes
+    /// an answer to show it.
+    Jump,
+    /// Rates beyond the bound, and locks that are gone at any moment: ballots alone keep what was done.
+    Loose,
+}
+
+/// What nodes may lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Nothing: no node is restarted.
+    Kept,
+    /// Restarted nodes have every write that they acknowledged.
+    Durable,
+    /// At most a minority of the nodes are without memory at a time: everything is promised.
+    Minority,
+    /// Any number at a time: what was done may be lost, and is said to be.
+    Any,
+}
+
+/// Kinds of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An agent and a node do not hear each other.
+    Cut,
+    /// What one of the two says does not arrive.
+    CutOneWay,
+    /// A node is cut from all agents.
+    Isolate,
+    /// A node is restarted and remembers.
+    RestartKept,
+    /// A node is restarted empty.
+    RestartEmpty,
+    /// A node is restarted with what it had a while ago.
+    RestartOld,
+    /// Another server with what it had got from the node takes its place at once.
+    Promote,
+    /// FLUSHALL.
+    Flush,
+    /// A node answers nothing for a while, and then everything.
+    Stall,
+    /// A node's clock jumps.
+    Jump,
+    /// A lock is gone too early.
+    Expire,
+    /// An agent's process stands still; its clock does not.
+    PauseProcess,
+    /// An agent's machine stands still with its clock.
+    PauseMachine,
+    /// An agent is started again in its pod.
+    RestartAgent,
+    /// An agent is gone for good.
+    KillAgent,
+    /// An agent stands, or stands no more.
+    Stand,
+    /// An agent stands for a newer revision.
+    Revise,
+    /// Another ttl.
+    Retime,
+    /// An agent hears of a higher token.
+    Raise,
+    /// An agent's connection to a node begins anew.
+    Reconnect,
+    /// Another Redlock client wants the lock.
+    Foreign,
+    /// Most messages are lost for a moment.
+    Storm,
+}
+
+/// All kinds.
+pub const FAULTS: [Fault; 22] = [
+    Fault::Cut,
+    Fault::CutOneWay,
+    Fault::Isolate,
+    Fault::RestartKept,
+    Fault::RestartEmpty,
+    Fault::RestartOld,
+    Fault::Promote,
+    Fault::Flush,
+    Fault::Stall,
+    Fault::Jump,
+    Fault::Expire,
+    Fault::PauseProcess,
+    Fault::PauseMachine,
+    Fault::RestartAgent,
+    Fault::KillAgent,
+    Fault::Stand,
+    Fault::Revise,
+    Fault::Retime,
+    Fault::Raise,
+    Fault::Reconnect,
+    Fault::Foreign,
+    Fault::Storm,
+];
+
+/// A seed's world.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) nodes: usize,
+    pub(crate) agents: usize,
+    pub(crate) ttl: Duration,
+    pub(crate) clocks: Clocks,
+    pub(crate) memory: Memory,
+    /// By the order of [`FAULTS`].
+    pub(crate) weights: [u64; FAULTS.len()],
+    /// How many steps of cores the trouble lasts.
+    pub(crate) steps: u64,
+    /// Of a thousand messages.
+    pub(crate) loss: u64,
+    /// Of a thousand messages.
+    pub(crate) twice: u64,
+    /// Of a thousand messages.
+    pub(crate) slow: u64,
+    /// How long a message takes at most, in microseconds.
+    pub(crate) delay: u64,
+    /// How long a slow one takes at most, in microseconds.
+    pub(crate) slow_delay: u64,
+    /// One connection's messages keep their order.
+    pub(crate) in_order: bool,
+    /// The nodes have a memory from the beginning.
+    pub(crate) seeded: bool,
+    /// One node's wall clock is far from the others'.
+    pub(crate) far: Option<usize>,
+    /// Mean time between two faults, in thousandths of the ttl.
+    pub(crate) trouble: u64,
+    /// Mean time between two things asked of the ledger, in thousandths of the ttl.
+    pub(crate) work: u64,
+    /// Drivers notice when their machine stood still.
+    pub(crate) notices: bool,
+    /// Names of runs at a time.
+    pub(crate) runs: usize,
+}
+
+impl Plan {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
+        let nodes = dice.one_of(&[1, 3, 3, 3, 3, 5]);
+        let agents = dice.one_of(&[2, 2, 3, 3, 4, 5]);
+        let ttl = Duration::from_millis(dice.one_of(&[1000, 3000, 10_000]));
+        let clocks = dice.one_of(&[Clocks::Kept, Clocks::Kept, Clocks::Jump, Clocks::Loose]);
+        let memory = match nodes {
+            1 => dice.one_of(&[Memory::Kept, Memory::Durable, Memory::Any]),
+            _ => dice.one_of(&[
+                Memory::Kept,
+                Memory::Durable,
+                Memory::Minority,
+                Memory::Minority,
+                Memory::Minority,
+                Memory::Any,
+            ]),
+        };
+        let mut weights = [0; FAULTS.len()];
+        for (fault, weight) in FAULTS.iter().zip(&mut weights) {
+            if possible(*fault, clocks, memory) && dice.chance(500) {
+                *weight = dice.between(1, 8);
+            }
+        }
+        // With another node's memory gone as well nobody could lead.
+        let far = (nodes > 1 && memory == Memory::Kept && dice.chance(200)).then(|| dice.place(nodes));
+        let ttl_us = u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            nodes,
+            agents,
+            ttl,
+            clocks,
+            memory,
+            weights,
+            steps: dice.between(200, 600),
+            loss: dice.one_of(&[0, 0, 10, 50, 200]),
+            twice: dice.one_of(&[0, 0, 20, 100]),
+            slow: dice.one_of(&[0, 0, 10, 100, 300]),
+            delay: dice.one_of(&[200, 2000, 2000, 20_000]),
+            slow_delay: dice.one_of(&[ttl_us / 20, ttl_us / 5, ttl_us, 3 * ttl_us]),
+            in_order: dice.chance(500),
+            seeded: far.is_some() || dice.chance(600),
+            far,
+            trouble: dice.one_of(&[30, 100, 300, 1000]),
+            work: dice.one_of(&[5, 20, 100, 300]),
+            notices: dice.chance(300),
+            runs: dice.one_of(&[1, 1, 2, 4]),
+        }
+    }
+
+    pub(crate) fn majority(&self) -> usize {
+        self.nodes / 2 + 1
+    }
+}
+
+/// Whether a fault is within what such a world is to bear.
+fn possible(fault: Fault, clocks: Clocks, memory: Memory) -> bool {
+    match fault {
+        Fault::Jump | Fault::PauseMachine => clocks != Clocks::Kept,
+        Fault::Expire => clocks == Clocks::Loose,
+        Fault::RestartKept => memory != Memory::Kept,
+        Fault::RestartEmpty | Fault::RestartOld | Fault::Promote | Fault::Flush => {
+            matches!(memory, Memory::Minority | Memory::Any)
+        }
+        // Others do not let a restarted node rest, so that nothing is promised to them beside restarts.
+        Fault::Foreign => memory == Memory::Kept,
+        _ => true,
+    }
+}

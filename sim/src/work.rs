@@ -1,0 +1,186 @@
+//! What agents ask of the ledger: they claim, record results, look and forget, as the schedule engine would, and worse.
+
+use cabloy_redlock::core::{Event, OpId};
+use cabloy_redlock::ledger::{Put, PutError};
+use cabloy_redlock::record::{Record, RunResult};
+use serde_json::json;
+
+use crate::truth::{Ballot, Promise, Violation, broken};
+use crate::world::{Due, PodId, World};
+
+/// What was asked, and what was so before.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Put(Vec<Claim>, Before),
+    Finish { run: String, nonce: String, done: bool, losses: u64 },
+    Look { ids: Vec<String>, claims: Vec<Option<Ballot>>, before: Before },
+    Forget,
+}
+
+#[derive(Debug)]
+pub(crate) struct Claim {
+    run: String,
+    nonce: String,
+    claim: Ballot,
+    /// It writes what is there once more, and starts nothing.
+    again: bool,
+}
+
+/// What was so when something was asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before {
+    /// So many results were recorded.
+    recorded: usize,
+    /// So often a majority's memory was lost.
+    losses: u64,
+}
+
+impl World {
+    /// Somebody asks something.
+    pub(crate) fn work(&mut self) -> Result<(), Violation> {
+        if self.calm {
+            return Ok(());
+        }
+        let next = self.around(self.plan.work);
+        self.plan_in(next, Due::Work);
+        let leader = (0..self.pods.len()).find(|pod| self.pods[*pod].believes(self.now));
+        let any = self.dice.place(self.pods.len());
+        // A former leader asks as well as the present one.
+        let id = if self.dice.chance(700) { leader.unwrap_or(any) } else { any };
+        if self.pods[id].stopped || !self.pods[id].alive {
+            return Ok(());
+        }
+        match self.dice.below(10) {
+            0..4 => self.claim(id),
+            4..7 => self.finish(id),
+            7..9 => self.look(id),
+            _ if self.dice.chance(200) => self.forget(id),
+            _ => Ok(()),
+        }
+    }
+
+    fn some_run(&mut self) -> String {
+        format!("r{}", self.first_run + self.dice.below(self.plan.runs as u64))
+    }
+
+    fn next_op(&mut self) -> OpId {
+        self.last_op += 1;
+        self.last_op
+    }
+
+    fn before(&self) -> Before {
+        Before { recorded: self.truth.recorded(), losses: self.truth.losses }
+    }
+
+    /// The next attempt at one or some runs, or what is known of them once more.
+    fn claim(&mut self, id: PodId) -> Result<(), Violation> {
+        let Some(token) = self.pods[id].token.filter(|_| self.pods[id].believes(self.now)) else { return Ok(()) };
+        let op = self.next_op();
+        let (mut puts, mut claims) = (Vec::new(), Vec::new());
+        for _ in 0..self.dice.one_of(&[1, 1, 1, 3]) {
+            let run = self.some_run();
+            let known = self.pods[id].records.get(&run);
+            let again = known.is_some() && self.dice.chance(200);
+            let (attempt, nonce, data) = match known {
+                Some(known) if again => (known.attempt, known.nonce.clone(), known.data.clone()),
+                known => {
+                    let attempt = known.map_or(0, |known| known.attempt) + 1;
+                    (attempt, format!("{run}.{attempt}.{token}.{op}"), json!([token, op]))
+                }
+            };
+            self.say(|| format!("a{id} {} {nonce} (op {op})", if again { "writes again" } else { "claims" }));
+            claims.push(Claim { run: run.clone(), nonce: nonce.clone(), claim: (token, op), again });
+            puts.push(Put { id: run, attempt, nonce, data });
+        }
+        let before = self.before();
+        self.pods[id].asked.insert(op, Asked::Put(claims, before));
+        self.step(id, Event::Put { op, token, puts })
+    }
+
+    pub(crate) fn put_decided(
+        &mut self,
+        id: PodId,
+        op: OpId,
+        results: Vec<Result<(), PutError>>,
+    ) -> Result<(), Violation> {
+        let Some(Asked::Put(claims, before)) = self.pods[id].asked.remove(&op) else {
+            return broken(Promise::Answered, format!("put {op} was not asked"));
+        };
+        for (Claim { run, nonce, claim, again }, result) in claims.into_iter().zip(results) {
+            self.say(|| format!("a{id} {nonce}: {result:?}"));
+            // What was asked before a loss is of the time around it.
+            if result.is_err() || again || before.losses != self.truth.losses {
+                continue;
+            }
+            self.outcome.claims += 1;
+            self.truth.started(&run, claim, &nonce, before.recorded)?;
+            let stored = self.stored.get(&nonce).copied().unwrap_or_default();
+            if (stored.count_ones() as usize) < self.plan.majority() {
+                return broken(Promise::ClaimMajority, format!("{nonce} started below a majority"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A result for an attempt that somebody knows of.
+    fn finish(&mut self, id: PodId) -> Result<(), Violation> {
+        let run = self.some_run();
+        let other = self.dice.place(self.pods.len());
+        let known = self.pods[id].records.get(&run).or_else(|| self.pods[other].records.get(&run));
+        let Some(nonce) = known.map(|known| known.nonce.clone()) else { return Ok(()) };
+        let (op, done) = (self.next_op(), self.dice.chance(400));
+        self.say(|| format!("a{id} finishes {nonce}{} (op {op})", if done { ", done" } else { "" }));
+        let losses = self.truth.losses;
+        self.pods[id].asked.insert(op, Asked::Finish { run: run.clone(), nonce: nonce.clone(), done, losses });
+        self.step(id, Event::Finish { op, id: run, result: RunResult { nonce, done, data: json!(id) } })
+    }
+
+    pub(crate) fn finish_decided(&mut self, id: PodId, op: OpId, recorded: bool) -> Result<(), Violation> {
+        let Some(Asked::Finish { run, nonce, done, losses }) = self.pods[id].asked.remove(&op) else {
+            return broken(Promise::Answered, format!("finish {op} was not asked"));
+        };
+        self.say(|| format!("a{id} {} the result of {nonce}", if recorded { "has recorded" } else { "gives up" }));
+        if recorded && losses == self.truth.losses {
+            self.outcome.results += 1;
+            self.truth.finished(&run, &nonce, done);
+            // Done runs stay for a while: nobody may claim them.
+            if self.truth.is_done(&run) && self.dice.chance(300) {
+                self.first_run += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, id: PodId) -> Result<(), Violation> {
+        let ids = vec![self.some_run()];
+        let claims = ids.iter().map(|id| self.truth.newest(id)).collect();
+        let op = self.next_op();
+        let before = self.before();
+        self.pods[id].asked.insert(op, Asked::Look { ids: ids.clone(), claims, before });
+        self.say(|| format!("a{id} looks (op {op})"));
+        self.step(id, Event::Look { op, ids })
+    }
+
+    pub(crate) fn look_decided(&mut self, id: PodId, op: OpId, found: Option<Vec<Record>>) -> Result<(), Violation> {
+        let Some(Asked::Look { ids, claims, before }) = self.pods[id].asked.remove(&op) else {
+            return broken(Promise::Answered, format!("look {op} was not asked"));
+        };
+        match found {
+            Some(records) if before.losses == self.truth.losses => {
+                self.truth.looked(&ids, &records, before.recorded, &claims)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn forget(&mut self, id: PodId) -> Result<(), Violation> {
+        let Some(token) = self.pods[id].token.filter(|_| self.pods[id].believes(self.now)) else { return Ok(()) };
+        let run = format!("r{}", self.first_run);
+        self.first_run += 1;
+        let op = self.next_op();
+        self.truth.forget(&run);
+        self.say(|| format!("a{id} forgets {run} (op {op})"));
+        self.pods[id].asked.insert(op, Asked::Forget);
+        self.step(id, Event::Forget { op, token, ids: vec![run] })
+    }
+}
