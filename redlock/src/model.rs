@@ -216,8 +216,9 @@ impl ModelNode {
 
     /// PROTOCOL 7d.
     fn may_seed(&self, life: &Incarnation) -> bool {
-        let open = !self.intact() || !self.rules.hold(Rule::SeedAmnesiacOnly);
-        open && (self.is_marked(life) || !self.rules.hold(Rule::SeedOneLife))
+        let again = !self.rules.hold(Rule::SeedAmnesiacOnly) && self.memory.seeded.as_ref() == Some(life);
+        let open = !self.intact() && (self.is_marked(life) || !self.rules.hold(Rule::SeedOneLife));
+        open || again
     }
 
     fn put(&mut self, token: u64, Entry { record, claim }: &Entry) -> Verdict {

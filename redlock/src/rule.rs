@@ -127,6 +127,13 @@ impl Rules {
         Self { without: rules.iter().fold(0, |bits, rule| bits | 1 << (*rule as u64)) }
     }
 
+    /// These, but for one more.
+    #[cfg(feature = "controls")]
+    #[must_use]
+    pub fn less(self, rule: Rule) -> Self {
+        Self { without: self.without | 1 << (rule as u64) }
+    }
+
     /// Whether this one holds.
     #[cfg_attr(not(feature = "controls"), expect(clippy::unused_self, reason = "without controls every rule holds"))]
     pub(crate) fn hold(self, rule: Rule) -> bool {

@@ -140,6 +140,8 @@ pub(crate) struct Plan {
     pub(crate) notices: bool,
     /// Names of runs at a time.
     pub(crate) runs: usize,
+    /// Nodes without memory do not rest: where nothing rests on clocks that is worth nothing, and seeds come sooner.
+    pub(crate) restless: bool,
 }
 
 impl Plan {
@@ -168,7 +170,7 @@ impl Plan {
         // With another node's memory gone as well nobody could lead.
         let far = (nodes > 1 && memory == Memory::Kept && dice.chance(200)).then(|| dice.place(nodes));
         let ttl_us = u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX);
-        Self {
+        let plan = Self {
             nodes,
             agents,
             ttl,
@@ -188,6 +190,44 @@ impl Plan {
             work: dice.one_of(&[5, 20, 100, 300]),
             notices: dice.chance(300),
             runs: dice.one_of(&[1, 1, 2, 4]),
+            restless: clocks == Clocks::Loose && dice.chance(500),
+        };
+        plan.drill(dice)
+    }
+
+    /// A world where one kind of trouble meets with what it takes to do harm.
+    fn drill(mut self, dice: &mut Dice) -> Self {
+        match dice.below(10) {
+            // Agents start again while what they sent before is still on its way.
+            0 => {
+                (self.clocks, self.memory, self.restless, self.in_order) = (Clocks::Kept, Memory::Kept, false, false);
+                self.expect(&[(Fault::RestartAgent, 8), (Fault::Stall, 4), (Fault::CutOneWay, 2)]);
+                (self.slow, self.slow_delay, self.trouble) = (300, self.slow_delay.max(200_000), 100);
+            }
+            // Nodes lose their memory and get it back all the time, and leaders change.
+            kind @ 1..5 => {
+                self.nodes = dice.one_of(&[3, 3, 3, 5]);
+                self.memory = if kind == 4 { Memory::Any } else { Memory::Minority };
+                (self.clocks, self.restless, self.far) = (Clocks::Loose, true, None);
+                let restarts = [Fault::RestartEmpty, Fault::RestartOld, Fault::Promote, Fault::Flush, Fault::RestartKept];
+                self.expect(&restarts.map(|fault| (fault, 2)));
+                let others = [Fault::Cut, Fault::CutOneWay, Fault::Isolate, Fault::Stand, Fault::Expire, Fault::Stall];
+                for fault in others {
+                    self.weights[fault as usize] = dice.below(6);
+                }
+                self.trouble = dice.one_of(&[10, 30, 60]);
+                self.work = dice.one_of(&[5, 10, 30]);
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// These faults, by weight, and no others.
+    fn expect(&mut self, faults: &[(Fault, u64)]) {
+        self.weights = [0; FAULTS.len()];
+        for (fault, weight) in faults {
+            self.weights[*fault as usize] = *weight;
         }
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct Pod {
     must_know: usize,
     /// So often a majority's memory was lost before it began to read.
     losses: u64,
+    /// The newest token that led before it began to read.
+    newest_token: u64,
     /// Commands sent to each node.
     pub(crate) sent: Vec<u64>,
 }
@@ -81,6 +83,7 @@ impl Pod {
             asked: BTreeMap::new(),
             must_know: 0,
             losses: 0,
+            newest_token: 0,
             sent: vec![0; nodes],
         }
     }
@@ -112,6 +115,10 @@ fn core(id: PodId, process: u32, timing: Timing, nodes: usize, floor: u64, rules
 impl World {
     pub(crate) fn start(&mut self, id: PodId) -> Result<(), Violation> {
         if !self.pods[id].alive {
+            return Ok(());
+        }
+        if self.pods[id].stopped {
+            self.plan_in(1_000_000, Due::Start(id));
             return Ok(());
         }
         self.say(|| format!("a{id} starts"));
@@ -245,6 +252,7 @@ impl World {
             Action::Send { call, node, request, timeout } => {
                 if matches!(request, Request::Read { .. }) && pod.token.is_none() {
                     (pod.must_know, pod.losses) = (self.truth.recorded(), self.truth.losses);
+                    pod.newest_token = self.truth.newest_token();
                 }
                 pod.sent[node] += 1;
                 let at = now + timeout;
@@ -281,7 +289,7 @@ impl World {
                 pod.belief = Some(claim_until);
                 pod.token = Some(token);
                 pod.records = records.clone();
-                let before = (pod.must_know, pod.losses);
+                let before = (pod.must_know, pod.losses, pod.newest_token);
                 let left = claim_until.since(pod.clock.read(self.now));
                 self.say(|| format!("a{id} LEADS with {token}, for {left:?}"));
                 // What is known outside is some elections old; that there was one is known to all.

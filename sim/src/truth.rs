@@ -13,7 +13,7 @@ use serde_json::Value;
 pub enum Promise {
     /// No token leads twice.
     TokenOnce,
-    /// Tokens grow in the order of election, while clocks keep pace.
+    /// Tokens grow in the order of election; without clocks, in the order of reading.
     TokenOrder,
     /// No two agents, nor an agent and another Redlock client, believe in a lease at once (I1).
     OneLeader,
@@ -117,19 +117,21 @@ impl Truth {
         self.newest_token
     }
 
-    /// A term begins. So many results were recorded and losses had happened before it read.
+    /// A term begins. So many results were recorded and losses had happened before it read, and this token led.
     pub(crate) fn leads(
         &mut self,
         token: u64,
         in_order: bool,
-        (must_know, losses): (usize, u64),
+        (must_know, losses, newest): (usize, u64, u64),
         records: &Records,
     ) -> Result<(), Violation> {
         if self.terms.contains_key(&token) {
             return broken(Promise::TokenOnce, format!("token {token} leads for the second time"));
         }
-        if in_order && token < self.newest_token {
-            return broken(Promise::TokenOrder, format!("token {token} leads after {}", self.newest_token));
+        // Without clocks the order is that of reading: who reads once a higher token leads finds no majority.
+        let newest = if in_order { self.newest_token } else { newest };
+        if token < newest {
+            return broken(Promise::TokenOrder, format!("token {token} leads after {newest}"));
         }
         if self.unsaid && losses == self.losses {
             return broken(Promise::LossSaid, format!("token {token} leads, and nobody said that memory was lost"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cabloy_redlock::core::{CallId, Event, NodeId, Timer};
 use cabloy_redlock::message::{Lane, Reply, Request, Wake};
 use cabloy_redlock::model::{Memory as Kept, ModelNode};
-use cabloy_redlock::rule::Rules;
+use cabloy_redlock::rule::{Rule, Rules};
 use cabloy_redlock::{ErrorKind, Timing};
 
 use crate::clock::{Clock, MS, Time};
@@ -197,9 +197,6 @@ pub fn run(seed: u64, rules: Rules, tracing: bool) -> Outcome {
     outcome.losses = world.truth.losses;
     outcome.violation = result.err();
     if let (Some(violation), true) = (&outcome.violation, tracing) {
-        for pod in &world.pods {
-            outcome.trace.push(format!("{:?}", pod.core));
-        }
         outcome.trace.push(format!("BROKEN {violation}"));
     }
     outcome
@@ -210,6 +207,7 @@ impl World {
         let mut dice = Dice::new(seed);
         let plan = Plan::draw(&mut dice);
         let timing = Timing { ttl: plan.ttl };
+        let rules = if plan.restless { rules.less(Rule::Rest) } else { rules };
         let mut world = Self {
             rules,
             now: 0,
