@@ -30,7 +30,7 @@ pub enum Kind {
     ServerPause,
     /// All servers but one stand still.
     MajorityPause,
-    /// A server takes commands and carries out none.
+    /// A server takes scripts and writes and carries out none.
     ClientPause,
     /// A server is killed and comes back with all of its memory, under another run id.
     ServerKill,
@@ -208,7 +208,7 @@ impl Iterator for Faults {
         Some(Fault {
             kind: self.kinds[rng.random_range(0..self.kinds.len())],
             leader: rng.random_bool(0.7),
-            target: rng.random_range(0..1000),
+            target: rng.random_range(0..60),
             mask: rng.random_range(0..1000),
             cut: [Cut::Pod(lost), Cut::Each(lost), Cut::Unplug][rng.random_range(0..3)],
             shift: if rng.random_bool(0.5) { far } else { -far },

@@ -155,8 +155,9 @@ fn inject(world: &World, stop: &Stop, fault: &Fault) -> anyhow::Result<bool> {
             others().for_each(Redis::resume);
         }
         Kind::ClientPause => {
-            server.pause_clients(lasts);
+            server.pause_clients();
             hold();
+            server.resume_clients();
         }
         Kind::ServerKill => {
             server.kill();
