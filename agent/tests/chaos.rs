@@ -172,13 +172,18 @@ fn a_clock_that_was_an_hour_ahead_locks_nobody_out() {
     let world = World::start(&config, None, Some(&library)).unwrap();
     world.served(SOON).unwrap();
     let servers = world.servers();
-    servers.iter().for_each(|server| server.shift_clock(3_600_000));
+    let shift = |ms: i64| {
+        for server in servers {
+            server.shift_clock(ms);
+        }
+    };
+    shift(3_600_000);
     let renewed = || servers.iter().all(|server| server.run::<i64>(&["PTTL", LOCK]) > 0);
     try_until_blocking("the lock by the new time", SOON, renewed).unwrap();
     world.served(SOON).unwrap();
     let token = world.service().look(Register::highest);
     world.pod(world.leader().unwrap()).kill();
-    servers.iter().for_each(|server| server.shift_clock(0));
+    shift(0);
     let next = |register: &Register| (register.highest() > token).then_some(());
     let left: Vec<_> = servers.iter().map(|server| server.run::<i64>(&["PTTL", LOCK])).collect();
     assert!(world.service().until(chaos::RECOVERY, next).is_some(), "nobody leads; the locks had {left:?} ms left");
