@@ -16,7 +16,7 @@ test: setup
 MINUTES ?= 2
 chaos: setup
 	@cargo build --quiet --locked -p cabloy-agent -p cabloy-tests --bins
-	@target/debug/cabloy-chaos --agent target/debug/cabloy-agent --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(CHAOS)
+	@RUST_BACKTRACE=0 target/debug/cabloy-chaos --agent target/debug/cabloy-agent --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(CHAOS)
 
 # The whole product on a real node of its own, told as it happens; KEEP=1 leaves it running.
 demo: setup

@@ -315,12 +315,21 @@ impl Redis {
         let () = self.run(&["FLUSHALL"]);
     }
 
-    /// Lets it take commands, and carry out none of them for a while.
+    /// Lets it take commands, and carry out no script and no write until [`resume_clients`](Self::resume_clients).
     ///
     /// # Panics
     /// The server does not answer.
-    pub fn pause_clients(&self, time: Duration) {
-        let () = self.run(&["CLIENT", "PAUSE", &time.as_millis().to_string()]);
+    pub fn pause_clients(&self) {
+        // Its end is by the wall clock, which may be moved; nor could a pause of all commands be ended.
+        let () = self.run(&["CLIENT", "PAUSE", "3600000", "WRITE"]);
+    }
+
+    /// Ends that.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub fn resume_clients(&self) {
+        let () = self.run(&["CLIENT", "UNPAUSE"]);
     }
 
     /// Moves its clock to that many milliseconds from the true time.

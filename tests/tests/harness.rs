@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cabloy_tests::cluster::{Cluster, Info, Shape};
@@ -16,7 +17,7 @@ use cabloy_tests::redis::{Redis, Version, clock};
 use cabloy_tests::skip::{enclosing, not_run};
 use cabloy_tests::supervisor::{self, MARKER};
 use cabloy_tests::tools::Tools;
-use cabloy_tests::wait::until;
+use cabloy_tests::wait::{try_until_blocking, until};
 use cabloy_tests::{require, require_node};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -324,12 +325,31 @@ fn a_redis_of_every_version_comes_back_with_an_old_memory() {
         set("newest");
         redis.restart();
         assert_eq!(get().as_deref(), Some("newest"), "it is durable again");
+        redis.pause_clients();
+        let script = ["EVAL", "return redis.call('SET', 'key', 'late')", "0"];
+        thread::scope(|scope| {
+            let late = scope.spawn(|| redis.run::<String>(&script));
+            until_blocked(&redis);
+            assert_eq!(get().as_deref(), Some("newest"));
+            redis.resume_clients();
+            late.join().expect("it is carried out after all");
+        });
+        assert_eq!(get().as_deref(), Some("late"));
         redis.flush();
         assert_eq!(get(), None);
         set("again");
         redis.restart_empty();
         assert_eq!(get(), None);
     }
+}
+
+/// Waits until the server has a client whose command it does not carry out.
+fn until_blocked(redis: &Redis) {
+    let blocked = || {
+        let info: redis::InfoDict = redis.run(&["INFO", "clients"]);
+        info.get::<u32>("blocked_clients").unwrap_or_default() > 0
+    };
+    try_until_blocking("a blocked client", SOON, blocked).expect("it is blocked");
 }
 
 #[test]

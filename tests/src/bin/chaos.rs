@@ -29,8 +29,8 @@ struct Args {
     /// Only these kinds of faults; by default all that leave a majority of memories intact.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Kind>,
-    /// How many milliseconds a lease lasts.
-    #[arg(long, default_value_t = 1000)]
+    /// How many milliseconds a lease lasts; the shortest there is shows the most.
+    #[arg(long, default_value_t = 500)]
     ttl: u64,
     /// How many servers.
     #[arg(long, default_value_t = 3)]

@@ -213,7 +213,7 @@ impl Means {
         for kind in wanted.iter().copied() {
             let missing = match kind {
                 Kind::Partition => network.as_ref().err(),
-                Kind::ClockShift => clock.as_ref().err(),
+                Kind::ClockShift | Kind::ClockHour => clock.as_ref().err(),
                 _ => None,
             };
             match missing {
@@ -222,7 +222,7 @@ impl Means {
             }
         }
         let network = kinds.contains(&Kind::Partition);
-        let clock = clock.ok().filter(|_| kinds.contains(&Kind::ClockShift));
+        let clock = clock.ok().filter(|_| kinds.iter().any(|kind| kind.lane() == Lane::Clocks));
         Self { kinds, unavailable, clock, network }
     }
 }

@@ -155,8 +155,9 @@ fn inject(world: &World, stop: &Stop, fault: &Fault) -> anyhow::Result<bool> {
             others().for_each(Redis::resume);
         }
         Kind::ClientPause => {
-            server.pause_clients(lasts);
+            server.pause_clients();
             hold();
+            server.resume_clients();
         }
         Kind::ServerKill => {
             server.kill();
@@ -188,7 +189,7 @@ fn inject(world: &World, stop: &Stop, fault: &Fault) -> anyhow::Result<bool> {
             hold();
             network.heal()?;
         }
-        Kind::ClockShift => {
+        Kind::ClockShift | Kind::ClockHour => {
             let struck = |server: usize| fault.strikes(server, world.servers.len());
             let shifted = || world.servers.iter().enumerate().filter(|(index, _)| struck(*index));
             shifted().for_each(|(_, server)| server.shift_clock(fault.shift));
