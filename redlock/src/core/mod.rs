@@ -537,7 +537,9 @@ impl Core {
                     node.amnesiac = None;
                     self.longest_ttl = self.longest_ttl.max(ttl);
                 }
-                node.seen = Some(Lease { owner, until: self.now + ttl });
+                // A renewal that overlaps with the release.
+                let freed = node.freed.as_ref() == Some(&owner);
+                node.seen = (!freed).then(|| Lease { owner, until: self.now + ttl });
             }
             Wake::Free { owner } => {
                 if node.seen.as_ref().is_some_and(|seen| seen.owner == owner) {
