@@ -6,6 +6,7 @@
 //!
 //! * `plan`: what a seed's world is like; `world`: what happens; `pod`, `work`, `foreign`: who acts in it; `trouble`:
 //!   faults; `settle`: what must be so once all is well;
+//! * `story`: a chain of events that chance does not find;
 //! * `truth`: what is promised;
 //! * [`many`]: many seeds on all cores.
 
@@ -16,6 +17,7 @@ pub mod many;
 mod plan;
 mod pod;
 mod settle;
+mod story;
 mod trace;
 mod trouble;
 mod truth;

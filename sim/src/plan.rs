@@ -142,6 +142,8 @@ pub(crate) struct Plan {
     pub(crate) runs: usize,
     /// Nodes without memory do not rest: where nothing rests on clocks that is worth nothing, and seeds come sooner.
     pub(crate) restless: bool,
+    /// A `story` is told.
+    pub(crate) story: bool,
 }
 
 impl Plan {
@@ -191,6 +193,7 @@ impl Plan {
             notices: dice.chance(300),
             runs: dice.one_of(&[1, 1, 2, 4]),
             restless: clocks == Clocks::Loose && dice.chance(500),
+            story: false,
         };
         plan.drill(dice)
     }
@@ -217,6 +220,12 @@ impl Plan {
                 }
                 self.trouble = dice.one_of(&[10, 30, 60]);
                 self.work = dice.one_of(&[5, 10, 30]);
+            }
+            5 => {
+                (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Loose, Memory::Minority, None);
+                (self.restless, self.seeded, self.story) = (true, true, true);
+                self.expect(&[(Fault::Cut, 1)]);
+                (self.loss, self.slow, self.trouble, self.work) = (0, 0, 1000, 100);
             }
             _ => {}
         }

@@ -165,7 +165,7 @@ impl World {
     }
 
     /// What one says to the other is lost for a while; at times the agent's driver notices.
-    fn cut(&mut self, pod: PodId, node: NodeId, span: Time, to_node: bool, to_agent: bool) {
+    pub(crate) fn cut(&mut self, pod: PodId, node: NodeId, span: Time, to_node: bool, to_agent: bool) {
         self.say(|| {
             let way = if to_node && to_agent {
                 "--"
@@ -238,7 +238,7 @@ impl World {
         }
     }
 
-    fn restart(&mut self, id: NodeId, fault: Fault) -> bool {
+    pub(crate) fn restart(&mut self, id: NodeId, fault: Fault) -> bool {
         if self.nodes[id].down || !self.may_forget(id) {
             return false;
         }

@@ -43,6 +43,13 @@ impl World {
         }
         let next = self.around(self.plan.work);
         self.plan_in(next, Due::Work);
+        self.ask()
+    }
+
+    pub(crate) fn ask(&mut self) -> Result<(), Violation> {
+        if self.calm {
+            return Ok(());
+        }
         let leader = (0..self.pods.len()).find(|pod| self.pods[*pod].believes(self.now));
         let any = self.dice.place(self.pods.len());
         // A former leader asks as well as the present one.
@@ -147,6 +154,7 @@ impl World {
             if self.truth.is_done(&run) && self.dice.chance(300) {
                 self.first_run += 1;
             }
+            return self.story_ends(id);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use crate::dice::Dice;
 use crate::foreign::Foreign;
 use crate::plan::{Clocks, FAULTS, Memory, Plan};
 use crate::pod::Pod;
+use crate::story::Story;
 use crate::trace::{Answered, Asked};
 use crate::truth::{Locks, Promise, Truth, Violation, broken};
 
@@ -74,6 +75,10 @@ pub(crate) enum Due {
     Trouble,
     Work,
     Foreign(crate::foreign::Step),
+    /// Somebody asks something, because a node is about to be seeded.
+    Burst,
+    /// A node loses its memory.
+    Loss(NodeId),
     /// The storm is over.
     Lull,
 }
@@ -179,6 +184,7 @@ pub(crate) struct World {
     pub(crate) longest_ttl: Duration,
     pub(crate) last_op: u64,
     pub(crate) first_run: u64,
+    pub(crate) story: Option<Story>,
     pub(crate) outcome: Outcome,
     tracing: bool,
 }
@@ -226,6 +232,7 @@ impl World {
             longest_ttl: plan.ttl,
             last_op: 0,
             first_run: 0,
+            story: None,
             outcome: Outcome::default(),
             tracing,
             plan,
@@ -338,6 +345,11 @@ impl World {
             Due::Trouble => self.trouble(),
             Due::Work => self.work(),
             Due::Foreign(step) => self.foreign_step(step),
+            Due::Burst => self.ask(),
+            Due::Loss(node) => {
+                self.lose_memory(node);
+                Ok(())
+            }
             Due::Lull => Ok(()),
         }
     }
@@ -412,6 +424,9 @@ impl World {
         let (reply, wakes) = server.model.apply(local, request);
         self.say(|| format!("a{pod} .. n{node}  {call}: {}", Answered(&reply)));
         self.note(node, request, &reply, was_intact)?;
+        if reply.accepted && matches!(request, Request::Finish { .. }) {
+            self.story_begins(pod, node);
+        }
         let lane = 2 + usize::from(request.lane() == Lane::Ledger);
         if self.links[pod][node].deaf <= self.now
             && let Some(at) = self.arrival(pod, node, lane)
@@ -468,6 +483,12 @@ impl World {
                 }
             }
             _ => {}
+        }
+        if self.plan.restless && !self.calm && reply.accepted && matches!(request, Request::Mark { .. }) {
+            for _ in 0..4 {
+                let soon = self.dice.below(self.plan.delay * 4000);
+                self.plan_in(soon, Due::Burst);
+            }
         }
         // What a server may come back with.
         if self.plan.memory != Memory::Kept && self.dice.chance(30) {
