@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Owner;
 use crate::clock::Instant;
 use crate::message::{Body, Entry, Incarnation, Reply, Request, Verdict, Wake};
 use crate::record::{Record, RunResult};
 use crate::rule::{Rule, Rules};
+use crate::{AgentId, Owner};
 
 /// One Redis server with the memory of one election.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -139,19 +139,7 @@ impl ModelNode {
             }),
             _ if !self.intact() => None,
             Request::Grant { token, agent, revision, ttl, former } => {
-                let owner = self.owner(now);
-                let mine = owner.is_some_and(|value| {
-                    let former = former.as_ref().is_some_and(|former| former.to_string() == value);
-                    let same_process = value.starts_with(&format!("{agent}/"));
-                    let same_pod = !self.rules.hold(Rule::FormerSeen) && value.starts_with(&agent.pod_prefix());
-                    same_process || former || same_pod
-                });
-                let stale = if self.rules.hold(Rule::StrictPromise) {
-                    *token <= self.memory.promised
-                } else {
-                    *token < self.memory.promised
-                };
-                let refused = (owner.is_some() && !mine) || stale || self.standing(now) > *revision;
+                let refused = !self.may_grant(now, *token, agent, *revision, former.as_ref());
                 (!refused).then(|| {
                     let owner = Owner::Agent { agent: agent.clone(), revision: *revision, token: *token };
                     self.memory.promised = *token;
@@ -212,6 +200,24 @@ impl ModelNode {
 
     fn is_marked(&self, life: &Incarnation) -> bool {
         life.run == self.run && self.memory.marked.as_ref() == Some(life)
+    }
+
+    /// PROTOCOL 1.
+    fn may_grant(&self, now: Instant, token: u64, agent: &AgentId, revision: u64, former: Option<&Owner>) -> bool {
+        let owner = self.owner(now);
+        let mine = owner.is_some_and(|value| {
+            let former = former.is_some_and(|former| former.to_string() == value);
+            let same_process = value.starts_with(&format!("{agent}/"));
+            let same_pod = !self.rules.hold(Rule::FormerSeen) && value.starts_with(&agent.pod_prefix());
+            same_process || former || same_pod
+        });
+        let stale = if self.rules.hold(Rule::StrictPromise) {
+            token <= self.memory.promised
+        } else {
+            token < self.memory.promised
+        };
+        let foreign = owner.is_some() && !mine;
+        !foreign && !stale && self.standing(now) <= revision
     }
 
     /// PROTOCOL 7d.

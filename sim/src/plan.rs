@@ -105,6 +105,7 @@ pub const FAULTS: [Fault; 22] = [
 ];
 
 /// A seed's world.
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) nodes: usize,
@@ -212,7 +213,8 @@ impl Plan {
                 self.nodes = dice.one_of(&[3, 3, 3, 5]);
                 self.memory = if kind == 4 { Memory::Any } else { Memory::Minority };
                 (self.clocks, self.restless, self.far) = (Clocks::Loose, true, None);
-                let restarts = [Fault::RestartEmpty, Fault::RestartOld, Fault::Promote, Fault::Flush, Fault::RestartKept];
+                let restarts =
+                    [Fault::RestartEmpty, Fault::RestartOld, Fault::Promote, Fault::Flush, Fault::RestartKept];
                 self.expect(&restarts.map(|fault| (fault, 2)));
                 let others = [Fault::Cut, Fault::CutOneWay, Fault::Isolate, Fault::Stand, Fault::Expire, Fault::Stall];
                 for fault in others {

@@ -28,6 +28,7 @@ impl World {
     }
 
     /// `false` if it cannot happen now.
+    #[expect(clippy::too_many_lines, reason = "one arm for each fault")]
     fn inject(&mut self, fault: Fault, pod: PodId, node: NodeId) -> Result<bool, Violation> {
         let ttl = nanos(self.plan.ttl);
         let (while_, alive) = (self.around(800), self.pods[pod].alive);
@@ -233,7 +234,7 @@ impl World {
             self.say(|| "no majority has a memory".into());
             // A leader may have what is lost, and have it on its way already.
             let lost = had_majority && !self.seeds_under_way();
-            self.truth.lose(lost, self.nodes.iter().map(|node| &node.model));
+            self.truth.lose(lost, &self.nodes.iter().map(|node| &node.model).collect::<Vec<_>>());
         }
     }
 
