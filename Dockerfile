@@ -4,8 +4,8 @@
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# The code of the tests is not part of the context.
-RUN mkdir -p tests/src && touch tests/src/lib.rs
+# The code of tests and simulator is not part of the context.
+RUN mkdir -p tests/src sim/src && touch tests/src/lib.rs sim/src/lib.rs
 # Cargo goes by times, and the cache may come from sources that are newer in time but not these: what differs in content is
 # copied into it, with the present time, and the rest stays as built. Two runs of Cargo, since in one the agent would be
 # built with the features of the operator's dependencies.
