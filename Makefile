@@ -1,5 +1,5 @@
 # The commands of the project; README.md says what each is for.
-.PHONY: test chaos demo image crds lint setup
+.PHONY: test sim chaos demo image crds lint setup
 
 # Tests that could not run say so in this file, by name and why.
 NOT_RUN := $(CURDIR)/target/not-run
@@ -10,6 +10,11 @@ test: setup
 	@if [ -s $(NOT_RUN) ]; then \
 		echo "$$(wc -l < $(NOT_RUN)) tests did not run:"; cat $(NOT_RUN); \
 	else echo "0 tests did not run"; fi
+
+# The election in so many simulated worlds; one of them with all that happens: cargo run -p cabloy-sim -- --seed N.
+SEEDS ?= 1000000
+sim:
+	@cargo run --locked -p cabloy-sim -- --seeds $(SEEDS)
 
 # Real agents on real Redis, while pods, servers, links and clocks fail around them. What repeats a run: SEED=…; only some
 # faults: CHAOS='--faults server-empty,partition'; all there is to say: CHAOS=--help.
