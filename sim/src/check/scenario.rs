@@ -1,0 +1,187 @@
+//! Where the checker begins, and how much may happen from there.
+
+use cabloy_redlock::rule::Rules;
+
+use super::world::{Bounds, Law, Loss, Step, World};
+
+/// Where the checker begins, and how much may happen from there.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// In a few words.
+    pub name: &'static str,
+    /// One for each agent: the token that it has heard of.
+    pub floors: &'static [u64],
+    /// What has happened before.
+    pub start: fn(&mut World),
+    /// What may happen.
+    pub bounds: Bounds,
+    /// What must be reached, or the scenario says little.
+    pub goals: &'static [Goal],
+}
+
+impl Scenario {
+    /// The first state.
+    #[must_use]
+    pub fn begin(&self, rules: Rules) -> World {
+        let mut world = World::new(self.floors, rules);
+        world.left = Bounds { turns: u8::MAX, tries: [u8::MAX; 3], ..Bounds::default() };
+        (self.start)(&mut world);
+        world.save();
+        world.left = self.bounds;
+        world
+    }
+}
+
+/// What the checker must be seen to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Somebody leads.
+    Led,
+    /// Two terms.
+    TwoTerms,
+    /// Two agents lead at once, by their own view.
+    TwoLead,
+    /// An attempt was started.
+    Started,
+    /// A second attempt was started.
+    StartedAgain,
+    /// An attempt was recorded as done.
+    Done,
+    /// A claim was refused, for an attempt was done.
+    Refused,
+    /// A node has its memory back that had lost it.
+    Seeded,
+}
+
+impl Goal {
+    /// In a few words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Led => "somebody leads",
+            Self::TwoTerms => "two have led",
+            Self::TwoLead => "two lead at once by their own view",
+            Self::Started => "an attempt is started",
+            Self::StartedAgain => "a second attempt is started",
+            Self::Done => "an attempt is recorded as done",
+            Self::Refused => "a claim is refused",
+            Self::Seeded => "a node gets its memory back",
+        }
+    }
+
+    /// Whether a state has it.
+    pub(super) fn reached<M>(self) -> fn(&M, &World) -> bool {
+        match self {
+            Self::Led => |_, world| !world.seen.terms.is_empty(),
+            Self::TwoTerms => |_, world| world.seen.terms.len() > 1,
+            Self::TwoLead => |_, world| world.agents.iter().filter(|agent| agent.core.leads().is_some()).count() > 1,
+            Self::Started => |_, world| !world.seen.started.is_empty(),
+            Self::StartedAgain => |_, world| world.seen.started.len() > 1,
+            Self::Done => |_, world| !world.seen.done.is_empty(),
+            Self::Refused => |_, world| world.seen.refused,
+            Self::Seeded => |_, world| world.nodes.iter().any(|node| node.was_given_back()),
+        }
+    }
+}
+
+impl Law {
+    /// In a few words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TokenOnce => "no token leads twice",
+            Self::KnowsAttempts => "a leader knows every attempt that started under a lower token",
+            Self::KnowsResults => "a leader knows every result recorded before it began to read",
+            Self::DoneIsDone => "no attempt starts after another was done",
+            Self::AmnesiacsAreMute => "a node without memory has no say",
+        }
+    }
+}
+
+const ALL: &[usize] = &[0, 1, 2];
+
+/// Agent 0 leads.
+fn led(world: &mut World) {
+    world.remember();
+    world.make(Step::Stand(0));
+    world.settle(0, ALL);
+}
+
+/// Agent 0 leads, and its claim is on its way to all nodes.
+fn claiming(world: &mut World) {
+    led(world);
+    world.make(Step::Claim(0));
+}
+
+/// Agent 0 leads, and C has lost its memory.
+fn forgotten(world: &mut World) {
+    led(world);
+    world.lose(2, Loss::Empty);
+}
+
+/// A and B have lost their memory.
+fn one_remembers(world: &mut World) {
+    world.remember();
+    world.lose(0, Loss::Nothing);
+    world.lose(1, Loss::Empty);
+}
+
+/// All scenarios.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "first start, one agent",
+        floors: &[0],
+        start: |_| {},
+        bounds: Bounds { tries: [3, 0, 0], claims: 1, late: 1, ..NONE },
+        goals: &[Goal::Led, Goal::Started],
+    },
+    Scenario {
+        name: "first start, two agents",
+        floors: &[0, 0],
+        start: |_| {},
+        bounds: Bounds { turns: 2, tries: [3, 3, 0], claims: 1, late: 0, ..NONE },
+        goals: &[Goal::Led, Goal::TwoTerms],
+    },
+    Scenario {
+        name: "contest",
+        floors: &[0, 0],
+        start: World::remember,
+        bounds: Bounds { turns: 2, tries: [1, 2, 0], claims: 1, late: u8::MAX, ..NONE },
+        goals: &[Goal::TwoLead],
+    },
+    Scenario {
+        name: "claim and election",
+        floors: &[0, 1],
+        start: claiming,
+        bounds: Bounds { turns: 2, tries: [0, 1, 0], claims: 1, finishes: 1, late: 1, ..NONE },
+        goals: &[Goal::TwoLead, Goal::StartedAgain, Goal::Done, Goal::Refused],
+    },
+    Scenario {
+        name: "loss",
+        floors: &[0, 1],
+        start: forgotten,
+        bounds: Bounds { turns: 2, tries: [0, 1, 0], claims: 1, losses: 1, late: 0, timers: 1, kinds: &[Loss::Empty], ..NONE },
+        goals: &[Goal::TwoLead, Goal::Seeded],
+    },
+    Scenario {
+        name: "one remembers",
+        floors: &[0, 1],
+        start: one_remembers,
+        bounds: Bounds { turns: 2, tries: [3, 3, 0], claims: 1, late: 0, ..NONE },
+        goals: &[Goal::Led, Goal::Seeded],
+    },
+];
+
+const NONE: Bounds = Bounds {
+    turns: 0,
+    tries: [0; 3],
+    claims: 0,
+    finishes: 0,
+    resigns: 0,
+    late: 0,
+    timeouts: 0,
+    duplicates: 0,
+    timers: 0,
+    losses: 0,
+    kinds: &[],
+};
