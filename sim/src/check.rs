@@ -5,6 +5,7 @@
 //! * `control` takes rules away, to see that the checker notices.
 
 mod cached;
+pub mod control;
 pub mod scenario;
 pub mod world;
 
@@ -16,6 +17,9 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use self::scenario::{Goal, Scenario};
 use self::world::{Law, Step, World};
+
+/// No scenario takes longer; one that does is not explored to its end, and says so.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What stateright explores.
 struct Exploration {
@@ -89,7 +93,7 @@ pub fn explore(scenario: &Scenario, rules: Rules, law: Option<Law>) -> Report {
         None => HasDiscoveries::AnyFailures,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let checker = exploration.checker().threads(threads).finish_when(until).spawn_bfs().join();
+    let checker = exploration.checker().threads(threads).finish_when(until).timeout(LIMIT).spawn_bfs().join();
     let found = checker.discoveries();
     let broken = Law::ALL.into_iter().filter(|broken| law.is_none_or(|law| law == *broken)).find_map(|law| {
         let path = found.get(law.name())?.clone().into_vec();

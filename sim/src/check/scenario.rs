@@ -1,5 +1,6 @@
 //! Where the checker begins, and how much may happen from there.
 
+use cabloy_redlock::core::Timer;
 use cabloy_redlock::rule::Rules;
 
 use super::world::{Bounds, Law, Loss, Step, World};
@@ -113,6 +114,12 @@ fn claiming(world: &mut World) {
     world.make(Step::Claim(0));
 }
 
+/// Agent 0 leads, and has started an attempt on A and B.
+fn started(world: &mut World) {
+    claiming(world);
+    world.settle(0, &[0, 1]);
+}
+
 /// Agent 0 leads, and C has lost its memory.
 fn forgotten(world: &mut World) {
     led(world);
@@ -126,48 +133,139 @@ fn one_remembers(world: &mut World) {
     world.lose(1, Loss::Empty);
 }
 
+/// As [`started`], and agent 1 leads since, with the attempt known.
+fn superseded(world: &mut World) {
+    started(world);
+    world.make(Step::Stand(1));
+    world.settle(1, ALL);
+}
+
+/// As [`superseded`], and agent 1's write-back has not reached C.
+fn succeeded_on_two(world: &mut World) {
+    started(world);
+    world.make(Step::Stand(1));
+    world.settle(1, &[1, 2]);
+}
+
+/// A seed of agent 0 is on its way to C, and may be there more than once.
+fn seeding(world: &mut World) {
+    forgotten(world);
+    world.make(Step::Claim(0));
+    world.settle(0, ALL);
+}
+
+/// Both agents have found the servers empty; agent 0 has marked A and B and paused; agent 1 has led since.
+fn paused_bootstrap(world: &mut World) {
+    for agent in 0..2 {
+        world.make(Step::Stand(agent));
+        world.settle(agent, ALL);
+        world.make(Step::Fire(agent, Timer::Look));
+    }
+    world.settle(0, &[0, 1]);
+    world.settle(1, ALL);
+    world.make(Step::Claim(1));
+    world.settle(1, &[0, 2]);
+}
+
+/// Both agents have found the servers empty, and wait.
+fn both_found_nothing(world: &mut World) {
+    for agent in 0..2 {
+        world.make(Step::Stand(agent));
+        world.settle(agent, ALL);
+    }
+}
+
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "first start, one agent",
         floors: &[0],
         start: |_| {},
-        bounds: Bounds { tries: [3, 0, 0], claims: 1, late: 1, ..NONE },
+        bounds: Bounds { tries: [3, 0, 0], claims: 1, ..NONE },
         goals: &[Goal::Led, Goal::Started],
     },
     Scenario {
         name: "first start, two agents",
         floors: &[0, 0],
-        start: |_| {},
-        bounds: Bounds { turns: 2, tries: [3, 3, 0], claims: 1, late: 0, ..NONE },
-        goals: &[Goal::Led, Goal::TwoTerms],
+        start: both_found_nothing,
+        bounds: Bounds { turns: 1, tries: [1, 2, 0], ..NONE },
+        goals: &[Goal::Led],
+    },
+    Scenario {
+        name: "paused bootstrap",
+        floors: &[0, 0, 2],
+        start: paused_bootstrap,
+        bounds: Bounds { turns: 1, tries: [0, 0, 1], losses: 1, kinds: &[Loss::Empty], ..NONE },
+        goals: &[Goal::TwoLead],
     },
     Scenario {
         name: "contest",
         floors: &[0, 0],
         start: World::remember,
-        bounds: Bounds { turns: 2, tries: [1, 2, 0], claims: 1, late: u8::MAX, ..NONE },
+        bounds: Bounds { turns: 2, tries: [1, 2, 0], late: 1, ..NONE },
         goals: &[Goal::TwoLead],
     },
     Scenario {
         name: "claim and election",
         floors: &[0, 1],
         start: claiming,
-        bounds: Bounds { turns: 2, tries: [0, 1, 0], claims: 1, finishes: 1, late: 1, ..NONE },
-        goals: &[Goal::TwoLead, Goal::StartedAgain, Goal::Done, Goal::Refused],
+        bounds: Bounds { turns: 1, tries: [0, 1, 0], claims: 1, late: 1, ..NONE },
+        goals: &[Goal::TwoLead, Goal::StartedAgain],
+    },
+    Scenario {
+        name: "second attempt",
+        floors: &[0, 1],
+        start: started,
+        bounds: Bounds { turns: 1, tries: [0, 1, 0], claims: 1, ..NONE },
+        goals: &[Goal::StartedAgain],
+    },
+    Scenario {
+        name: "result and election",
+        floors: &[0, 1],
+        start: started,
+        bounds: Bounds { turns: 1, tries: [0, 1, 0], finishes: 1, ..NONE },
+        goals: &[Goal::TwoLead, Goal::Done],
+    },
+    Scenario {
+        name: "result and claim",
+        floors: &[0, 1],
+        start: superseded,
+        bounds: Bounds { turns: 1, claims: 1, finishes: 1, late: 1, ..NONE },
+        goals: &[Goal::Done, Goal::Refused],
+    },
+    Scenario {
+        name: "result between elections",
+        floors: &[0, 1, 2],
+        start: succeeded_on_two,
+        bounds: Bounds { turns: 2, tries: [0, 0, 1], finishes: 1, ..NONE },
+        goals: &[Goal::Done],
+    },
+    Scenario {
+        name: "result and loss",
+        floors: &[0, 1, 2],
+        start: superseded,
+        bounds: Bounds { turns: 3, tries: [0, 0, 1], claims: 1, finishes: 1, losses: 1, kinds: &[Loss::Empty], ..NONE },
+        goals: &[Goal::Done, Goal::Seeded],
     },
     Scenario {
         name: "loss",
         floors: &[0, 1],
         start: forgotten,
-        bounds: Bounds { turns: 2, tries: [0, 1, 0], claims: 1, losses: 1, late: 0, timers: 1, kinds: &[Loss::Empty], ..NONE },
+        bounds: Bounds { turns: 2, tries: [0, 1, 0], claims: 1, timers: 1, ..NONE },
+        goals: &[Goal::TwoLead, Goal::Seeded],
+    },
+    Scenario {
+        name: "claim and loss",
+        floors: &[0, 1],
+        start: claiming,
+        bounds: Bounds { turns: 1, tries: [0, 1, 0], losses: 1, timers: 1, kinds: &[Loss::Empty], ..NONE },
         goals: &[Goal::TwoLead, Goal::Seeded],
     },
     Scenario {
         name: "one remembers",
         floors: &[0, 1],
         start: one_remembers,
-        bounds: Bounds { turns: 2, tries: [3, 3, 0], claims: 1, late: 0, ..NONE },
+        bounds: Bounds { tries: [4, 0, 0], claims: 1, ..NONE },
         goals: &[Goal::Led, Goal::Seeded],
     },
 ];

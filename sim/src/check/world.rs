@@ -40,7 +40,7 @@ pub struct World {
     /// What may still happen.
     pub left: Bounds,
     /// Whose turn it is, while turns are bounded.
-    turn: usize,
+    turn: Option<usize>,
     /// Laws that were broken.
     pub broken: BTreeSet<Law>,
 }
@@ -160,6 +160,8 @@ pub struct Flight {
     agent: usize,
     node: NodeId,
     call: CallId,
+    /// It reads, and changes nothing.
+    read: bool,
     leg: Leg,
 }
 
@@ -263,7 +265,7 @@ impl World {
             flights: Vec::new(),
             seen: Cached::new(Seen::default()),
             left: Bounds::default(),
-            turn: 0,
+            turn: None,
             broken: BTreeSet::new(),
         }
     }
@@ -295,7 +297,7 @@ impl World {
     pub fn steps(&self, steps: &mut Vec<Step>) {
         self.all_steps(steps);
         if self.left.turns == 0 {
-            steps.retain(|step| self.whose(*step).is_none_or(|agent| agent == self.turn));
+            steps.retain(|step| self.whose(*step).is_none_or(|agent| self.turn.is_none_or(|turn| turn == agent)));
         }
     }
 
@@ -352,11 +354,14 @@ impl World {
     /// Makes a step; `false` if nothing has changed by it.
     pub fn make(&mut self, step: Step) -> bool {
         if let Some(agent) = self.whose(step)
-            && agent != self.turn
+            && self.turn != Some(agent)
             && self.left.turns < u8::MAX
         {
-            take(&mut self.left.turns);
-            self.turn = agent;
+            // The first turn is anybody's.
+            if self.turn.is_some() {
+                take(&mut self.left.turns);
+            }
+            self.turn = Some(agent);
         }
         match step {
             Step::Serve(index) => {
@@ -521,12 +526,27 @@ impl World {
         let begins = |action: &Action| {
             matches!(action, Action::Send { request: Request::Grant { .. } | Request::Mark { .. }, .. }) && !leads
         };
+        let reads = |action: &Action| matches!(action, Action::Send { request: Request::Read { .. }, .. });
+        let goes_on = |action: &Action| match action {
+            Action::Announce(News::Leads { .. }) => true,
+            Action::Send { request: Request::Put { .. }, .. } => !leads,
+            Action::Send { request: Request::Seed { .. }, .. } => true,
+            action => reads(action),
+        };
+        if actions.iter().any(goes_on) {
+            self.forget_reads(index);
+        }
         let tries = actions.iter().any(begins) && take(&mut self.left.tries[index]);
         for action in actions {
             if tries || !begins(&action) {
                 self.carry_out(index, action);
             }
         }
+    }
+
+    /// The round is over: what else its reads would bring is lost.
+    fn forget_reads(&mut self, agent: usize) {
+        self.flights.retain(|flight| flight.agent != agent || !flight.read);
     }
 
     fn carry_out(&mut self, index: usize, action: Action) {
@@ -538,7 +558,8 @@ impl World {
                     let recorded = self.seen.done.clone();
                     self.agents[index].edit(|agent| agent.recorded = recorded);
                 }
-                self.fly(Flight { agent: index, node, call, leg: Leg::Request(request, true) });
+                let read = matches!(request, Request::Read { .. });
+                self.fly(Flight { agent: index, node, call, read, leg: Leg::Request(request, true) });
             }
             Action::SetTimer { timer: timer @ (Timer::Look | Timer::Seed | Timer::Repeat), at, .. } => {
                 self.agents[index].edit(|agent| agent.timers.insert(timer, at));
