@@ -47,6 +47,9 @@ pub const CONTROLS: &[Control] = &[
     control(&[Rule::StickyResults], Law::KnowsResults, "result between elections"),
     control(&[Rule::UnionOfResults], Law::KnowsResults, "result between elections"),
     control(&[Rule::FinishTwice], Law::KnowsResults, "result and loss"),
+    control(&[Rule::SeedInFlight, Rule::DeadLives], Law::KnowsAttempts, "half a claim"),
+    control(&[Rule::SeedOneLife], Law::KnowsAttempts, "seed twice"),
+    control(&[Rule::SeedAmnesiacOnly, Rule::SeedOneLife], Law::KnowsAttempts, "seed twice"),
     control(&[Rule::BootstrapConfirm], Law::KnowsAttempts, "paused bootstrap"),
 ];
 

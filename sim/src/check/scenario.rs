@@ -21,6 +21,21 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// The same with more turns, late answers, calls that time out, requests that arrive twice, and timers.
+    #[must_use]
+    pub fn larger(&self, by: u8) -> Self {
+        let Bounds { turns, late, timeouts, duplicates, timers, .. } = self.bounds;
+        let bounds = Bounds {
+            turns: turns.saturating_add(by),
+            late: late.saturating_add(by),
+            timeouts: timeouts.saturating_add(by),
+            duplicates: duplicates.saturating_add(by),
+            timers: timers.saturating_add(by),
+            ..self.bounds
+        };
+        Self { bounds, ..self.clone() }
+    }
+
     /// The first state.
     #[must_use]
     pub fn begin(&self, rules: Rules) -> World {
@@ -147,11 +162,36 @@ fn succeeded_on_two(world: &mut World) {
     world.settle(1, &[1, 2]);
 }
 
-/// A seed of agent 0 is on its way to C, and may be there more than once.
+/// As [`superseded`]; the result of the attempt was taken by A alone, which has lost it, and agent 1 is about to seed A.
+fn half_recorded(world: &mut World) {
+    superseded(world);
+    world.make(Step::Finish(0, 1));
+    world.arrive(0, 0);
+    world.lose(0, Loss::Empty);
+    world.make(Step::Fire(1, Timer::Renew));
+    world.settle(1, &[1, 2]);
+    world.arrive(1, 0);
+}
+
+/// Agent 0's claim was taken by A alone, which has lost it, and agent 0 is about to seed A.
+fn half_claimed(world: &mut World) {
+    claiming(world);
+    world.arrive(0, 0);
+    world.lose(0, Loss::Empty);
+    world.make(Step::Fire(0, Timer::Renew));
+    world.arrive(0, 0);
+}
+
+/// C had lost its memory, agent 0's seed has arrived there, and will once more.
 fn seeding(world: &mut World) {
     forgotten(world);
-    world.make(Step::Claim(0));
-    world.settle(0, ALL);
+    world.make(Step::Fire(0, Timer::Renew));
+    world.settle(0, &[2]);
+    world.settle(0, &[0, 1]);
+    world.left.duplicates = 1;
+    world.make(Step::Duplicate(0));
+    // The answer to the first.
+    world.make(Step::Answer(1));
 }
 
 /// Both agents have found the servers empty; agent 0 has marked A and B and paused; agent 1 has led since.
@@ -193,7 +233,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "paused bootstrap",
-        floors: &[0, 0, 2],
+        floors: &[0, 0, 9],
         start: paused_bootstrap,
         bounds: Bounds { turns: 1, tries: [0, 0, 1], losses: 1, kinds: &[Loss::Empty], ..NONE },
         goals: &[Goal::TwoLead],
@@ -216,7 +256,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "second attempt",
         floors: &[0, 1],
         start: started,
-        bounds: Bounds { turns: 1, tries: [0, 1, 0], claims: 1, ..NONE },
+        bounds: Bounds { turns: 1, tries: [0, 1, 0], claims: 1, duplicates: 1, ..NONE },
         goals: &[Goal::StartedAgain],
     },
     Scenario {
@@ -243,9 +283,9 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "result and loss",
         floors: &[0, 1, 2],
-        start: superseded,
-        bounds: Bounds { turns: 3, tries: [0, 0, 1], claims: 1, finishes: 1, losses: 1, kinds: &[Loss::Empty], ..NONE },
-        goals: &[Goal::Done, Goal::Seeded],
+        start: half_recorded,
+        bounds: Bounds { turns: 2, tries: [0, 0, 1], ..NONE },
+        goals: &[Goal::TwoLead, Goal::Seeded],
     },
     Scenario {
         name: "loss",
@@ -260,6 +300,20 @@ pub const SCENARIOS: &[Scenario] = &[
         start: claiming,
         bounds: Bounds { turns: 1, tries: [0, 1, 0], losses: 1, timers: 1, kinds: &[Loss::Empty], ..NONE },
         goals: &[Goal::TwoLead, Goal::Seeded],
+    },
+    Scenario {
+        name: "half a claim",
+        floors: &[0, 1],
+        start: half_claimed,
+        bounds: Bounds { turns: 1, tries: [0, 1, 0], ..NONE },
+        goals: &[Goal::TwoLead, Goal::Seeded, Goal::Started],
+    },
+    Scenario {
+        name: "seed twice",
+        floors: &[0, 1],
+        start: seeding,
+        bounds: Bounds { turns: 1, tries: [0, 1, 0], claims: 1, losses: 1, kinds: &[Loss::Empty], ..NONE },
+        goals: &[Goal::TwoLead, Goal::Seeded, Goal::Started],
     },
     Scenario {
         name: "one remembers",

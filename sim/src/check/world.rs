@@ -190,7 +190,7 @@ pub struct Seen {
 /// An attempt that was started.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attempt {
-    attempt: u32,
+    number: u32,
     /// Of its claim.
     token: u64,
     /// Who claimed it.
@@ -528,9 +528,8 @@ impl World {
         };
         let reads = |action: &Action| matches!(action, Action::Send { request: Request::Read { .. }, .. });
         let goes_on = |action: &Action| match action {
-            Action::Announce(News::Leads { .. }) => true,
+            Action::Announce(News::Leads { .. }) | Action::Send { request: Request::Seed { .. }, .. } => true,
             Action::Send { request: Request::Put { .. }, .. } => !leads,
-            Action::Send { request: Request::Seed { .. }, .. } => true,
             action => reads(action),
         };
         if actions.iter().any(goes_on) {
@@ -590,7 +589,7 @@ impl World {
                 };
                 match results.as_slice() {
                     [Ok(())] => {
-                        let started = Attempt { attempt, token, agent: index, ended: false };
+                        let started = Attempt { number: attempt, token, agent: index, ended: false };
                         self.seen.edit(|seen| seen.started.insert(op, started));
                         if too_late {
                             self.broken.insert(Law::DoneIsDone);
@@ -614,7 +613,7 @@ impl World {
     fn knows_attempts(&mut self) {
         let Seen { terms, started, .. } = &*self.seen;
         let unknown = |(token, (_, known)): (&u64, &(usize, u32))| {
-            started.values().any(|run| run.token < *token && run.attempt > *known)
+            started.values().any(|run| run.token < *token && run.number > *known)
         };
         if terms.iter().any(unknown) {
             self.broken.insert(Law::KnowsAttempts);
