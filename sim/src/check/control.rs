@@ -35,6 +35,7 @@ pub fn without(rules: &[Rule]) -> Rules {
 /// All controls.
 pub const CONTROLS: &[Control] = &[
     control(&[Rule::Amnesia], Law::AmnesiacsAreMute, "loss"),
+    control(&[Rule::Amnesia], Law::KnowsAttempts, "claim and loss"),
     control(&[Rule::StrictPromise], Law::TokenOnce, "contest"),
     control(&[Rule::FencedPut], Law::KnowsAttempts, "claim and election"),
     control(&[Rule::ClaimMajority], Law::KnowsAttempts, "claim and election"),

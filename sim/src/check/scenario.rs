@@ -235,7 +235,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "paused bootstrap",
         floors: &[0, 0, 9],
         start: paused_bootstrap,
-        bounds: Bounds { turns: 1, tries: [0, 0, 1], losses: 1, kinds: &[Loss::Empty], ..NONE },
+        bounds: Bounds { turns: 1, tries: [0, 0, 1], losses: 1, kinds: EVERY_LOSS, ..NONE },
         goals: &[Goal::TwoLead],
     },
     Scenario {
@@ -263,7 +263,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "result and election",
         floors: &[0, 1],
         start: started,
-        bounds: Bounds { turns: 1, tries: [0, 1, 0], finishes: 1, ..NONE },
+        bounds: Bounds { turns: 1, tries: [0, 1, 0], finishes: 1, timeouts: 1, ..NONE },
         goals: &[Goal::TwoLead, Goal::Done],
     },
     Scenario {
@@ -298,7 +298,14 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "claim and loss",
         floors: &[0, 1],
         start: claiming,
-        bounds: Bounds { turns: 1, tries: [0, 1, 0], losses: 1, timers: 1, kinds: &[Loss::Empty], ..NONE },
+        bounds: Bounds {
+            turns: 1,
+            tries: [0, 1, 0],
+            losses: 1,
+            timers: 1,
+            kinds: &[Loss::Snapshot, Loss::Flush],
+            ..NONE
+        },
         goals: &[Goal::TwoLead, Goal::Seeded],
     },
     Scenario {
@@ -323,6 +330,8 @@ pub const SCENARIOS: &[Scenario] = &[
         goals: &[Goal::Led, Goal::Seeded],
     },
 ];
+
+const EVERY_LOSS: &[Loss] = &[Loss::Empty, Loss::Snapshot, Loss::Nothing, Loss::Flush];
 
 const NONE: Bounds = Bounds {
     turns: 0,
