@@ -203,9 +203,6 @@ impl World {
 
     /// Whether one more node may be without memory.
     fn may_forget(&self, node: NodeId) -> bool {
-        let intact = |without: Option<NodeId>| {
-            self.nodes.iter().enumerate().filter(|(id, node)| node.intact && Some(*id) != without).count()
-        };
         match self.plan.memory {
             Memory::Kept => false,
             Memory::Durable => true,
@@ -213,23 +210,29 @@ impl World {
             Memory::Any => !self.truth.led() || self.pods.iter().filter(|pod| pod.alive).all(|pod| pod.knows),
             // Before a majority has a memory for the first time nothing can be lost.
             Memory::Minority => {
-                intact(Some(node)) >= self.plan.majority()
-                    || (!self.truth.led() && !self.plan.seeded && intact(None) < self.plan.majority())
+                self.intact() - usize::from(self.nodes[node].intact) >= self.plan.majority()
+                    || (!self.truth.led() && self.intact() < self.plan.majority())
             }
         }
     }
 
     /// A node has no memory any more.
     fn forgot(&mut self, node: NodeId) {
+        let had_majority = self.intact() >= self.plan.majority();
         self.nodes[node].intact = false;
         for pod in &mut self.pods {
             pod.heard[node] = false;
         }
-        let intact = self.nodes.iter().filter(|node| node.intact).count();
-        if self.plan.memory == Memory::Any && intact < self.plan.majority() {
+        if self.plan.memory == Memory::Any && self.intact() < self.plan.majority() {
             self.say(|| "no majority has a memory".into());
-            self.truth.lose(self.nodes.iter().map(|node| &node.model));
+            // A leader may have what is lost, and have it on its way already.
+            let lost = had_majority && !self.seeds_under_way();
+            self.truth.lose(lost, self.nodes.iter().map(|node| &node.model));
         }
+    }
+
+    fn intact(&self) -> usize {
+        self.nodes.iter().filter(|node| node.intact).count()
     }
 
     pub(crate) fn restart(&mut self, id: NodeId, fault: Fault) -> bool {

@@ -29,7 +29,7 @@ pub enum Promise {
     AmnesiacsSilent,
     /// A claim starts when a majority has it.
     ClaimMajority,
-    /// A loss of what was done is announced before anybody leads on.
+    /// When what was done is lost, it is said before anybody leads on.
     LossSaid,
     /// Nobody leads by the lock of a node whose clock is far from the others'.
     FarClocks,
@@ -233,20 +233,23 @@ impl Truth {
     }
 
     /// No majority has a memory any more: what no server has at all is lost, and must be said to be.
-    pub(crate) fn lose<'a>(&mut self, nodes: impl Iterator<Item = &'a ModelNode> + Clone) {
+    /// One that is lost while another is being overcome needs no word of its own.
+    pub(crate) fn lose<'a>(&mut self, lost: bool, nodes: impl Iterator<Item = &'a ModelNode> + Clone) {
         self.losses += 1;
-        self.unsaid = self.led();
+        let mut any = false;
         let holds = |test: &dyn Fn(&Record) -> bool, id: &str| {
             nodes.clone().any(|node| node.memory().record(id).is_some_and(test))
         };
         for (id, run) in &mut self.runs {
-            run.started.take_if(|(claim, _)| !holds(&|record| ballot(record) >= *claim, id));
+            any |= run.started.take_if(|(claim, _)| !holds(&|record| ballot(record) >= *claim, id)).is_some();
         }
         for recorded in &mut self.recorded {
             let Recorded { run, nonce, done, .. } = &*recorded;
-            let lost = !holds(&|record| record.result(nonce).is_some_and(|known| known.done || !done), run);
-            recorded.lost |= lost;
+            let gone = !holds(&|record| record.result(nonce).is_some_and(|known| known.done || !done), run);
+            any |= gone && !recorded.lost;
+            recorded.lost |= gone;
         }
+        self.unsaid |= any && lost;
     }
 
     /// Somebody said that memory was lost.

@@ -277,6 +277,11 @@ impl World {
         }
     }
 
+    pub(crate) fn seeds_under_way(&self) -> bool {
+        let seed = |due: &Due| matches!(due, Due::Request { request: Request::Seed { .. }, .. });
+        self.queue.iter().any(|Reverse(Planned(_, _, due))| seed(due))
+    }
+
     /// A random time around `mean` thousandths of the ttl.
     pub(crate) fn around(&mut self, mean: u64) -> Time {
         let mean = nanos(self.plan.ttl) / 1000 * mean;
