@@ -132,11 +132,9 @@ impl Request {
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Grant { .. }
-            | Self::Renew { .. }
-            | Self::Release { .. }
-            | Self::Stand { .. }
-            | Self::Mark { .. } => Lane::Lock,
+            Self::Grant { .. } | Self::Renew { .. } | Self::Release { .. } | Self::Stand { .. } | Self::Mark { .. } => {
+                Lane::Lock
+            }
             Self::Read { .. }
             | Self::Put { .. }
             | Self::Finish { .. }

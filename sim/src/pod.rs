@@ -14,7 +14,7 @@ use crate::clock::{Clock, Time};
 use crate::plan::Clocks;
 use crate::truth::{Promise, Violation, broken};
 use crate::work::Asked;
-use crate::world::{Due, PodId, World};
+use crate::world::{Check, Due, PodId, World};
 
 pub(crate) struct Pod {
     pub(crate) core: Core,
@@ -192,7 +192,11 @@ impl World {
                 self.step(pod, Event::Timer(timer))
             }
             Due::Event { pod, process, event } => {
-                if self.is_process(pod, process) { self.step(pod, event) } else { Ok(()) }
+                if self.is_process(pod, process) {
+                    self.step(pod, event)
+                } else {
+                    Ok(())
+                }
             }
             _ => Ok(()),
         }
@@ -344,7 +348,7 @@ impl World {
             return Ok(());
         }
         let pod = &self.pods[id];
-        if self.plan.clocks == Clocks::Kept {
+        if self.plan.clocks == Clocks::Kept && self.check == Check::All {
             let lease = pod.belief.unwrap_or_default() + pod.timing.margin();
             let lease = pod.clock.when(lease);
             if self.locks.majority_until(token, self.plan.majority()).is_some_and(|locks| locks < lease) {

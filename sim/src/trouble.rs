@@ -167,7 +167,13 @@ impl World {
     /// What one says to the other is lost for a while; at times the agent's driver notices.
     pub(crate) fn cut(&mut self, pod: PodId, node: NodeId, span: Time, to_node: bool, to_agent: bool) {
         self.say(|| {
-            let way = if to_node && to_agent { "--" } else if to_node { "->" } else { "<-" };
+            let way = if to_node && to_agent {
+                "--"
+            } else if to_node {
+                "->"
+            } else {
+                "<-"
+            };
             format!("CUT a{pod} {way} n{node} for {:?}", Duration::from_nanos(span))
         });
         let until = self.now + span;
@@ -225,8 +231,9 @@ impl World {
         }
         if self.plan.memory == Memory::Any && self.intact() < self.plan.majority() {
             self.say(|| "no majority has a memory".into());
-            // A leader may have what is lost, and have it on its way already.
-            let lost = had_majority && !self.seeds_under_way();
+            // A leader may have what is lost, and give it to a node that it was about to seed: then nothing is lost.
+            let leads = self.pods.iter().any(|pod| pod.alive && pod.core.leads().is_some());
+            let lost = had_majority && !leads && !self.seeds_under_way();
             self.truth.lose(lost, self.nodes.iter().map(|node| &node.model));
         }
     }

@@ -77,7 +77,8 @@ impl Core {
         let limit = nanos(self.timing.skew_limit());
         let known = self.nodes.iter().filter(|node| node.clock.is_some()).count();
         let median = self.median().filter(|_| known >= ENOUGH && self.rules.hold(Rule::Skew));
-        let far = |clock: Reading| median.is_some_and(|median| clock.low > median + limit || clock.high < median - limit);
+        let far =
+            |clock: Reading| median.is_some_and(|median| clock.low > median + limit || clock.high < median - limit);
         self.nodes.iter().map(|node| node.clock.is_some_and(far)).collect()
     }
 

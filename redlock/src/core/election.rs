@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::seed::{Bootstrap, Seeding};
 use super::{Action, Core, News, NodeId, Purpose, Timer, Told};
 use crate::clock::Instant;
-use crate::{Candidacy, Owner, Timing};
 use crate::message::{Body, Entry, Incarnation, Reply, Request, Verdict};
 use crate::record::{self, Record, Records};
 use crate::rule::Rule;
+use crate::{Candidacy, Owner, Timing};
 
 /// The first wait after tries that split the nodes among themselves is random within this; it doubles from there.
 const BACKOFF: Duration = Duration::from_millis(5);

@@ -187,6 +187,9 @@ impl Core {
 
     /// 7b, sent only now that the mark is known to be there.
     fn read_for(&mut self, id: NodeId, life: Incarnation) {
+        if !self.rules.hold(Rule::SeedFence) {
+            return self.plant(id, life, Records::new());
+        }
         let round = self.next_round();
         let intact = |other: &NodeId| *other != id && self.nodes[*other].amnesiac.is_none() && self.nodes[*other].up;
         let asked: BTreeSet<_> = (0..self.nodes.len()).filter(intact).collect();
@@ -225,11 +228,10 @@ impl Core {
             _ => {}
         }
         let (have, left) = (*done, asked.len());
-        let needed = if rules.hold(Rule::SeedFence) { majority } else { 1 };
-        if have >= needed {
+        if have >= majority {
             let (life, merged) = (life.clone(), mem::take(merged));
             self.plant(id, life, merged);
-        } else if have + left < needed {
+        } else if have + left < majority {
             self.give_way();
             self.seed_later(id);
         }
@@ -310,9 +312,10 @@ impl Core {
                 let Reply { incarnation: life, intact, promised, .. } = reply;
                 boot.lives.insert(id, Found { life, intact, promised });
             }
-            (Stage::Confirming, Some(Reply { accepted: true, incarnation, intact, body: Body::Records(records), .. }))
-                if boot.lives.get(&id).is_some_and(|found| (&found.life, found.intact) == (&incarnation, intact)) =>
-            {
+            (
+                Stage::Confirming,
+                Some(Reply { accepted: true, incarnation, intact, body: Body::Records(records), .. }),
+            ) if boot.lives.get(&id).is_some_and(|found| (&found.life, found.intact) == (&incarnation, intact)) => {
                 record::merge_into(&mut boot.merged, records, rules);
             }
             // What became of each seed shows when the lock is asked for.

@@ -153,7 +153,9 @@ impl World {
             Action::Announce(News::Recorded(records)) => {
                 player.records.extend(records.into_iter().map(|record| (record.id.clone(), record)));
             }
-            Action::Announce(News::Forgotten(_) | News::StateLost { .. }) | Action::Forget { .. } | Action::Look { .. } => {}
+            Action::Announce(News::Forgotten(_) | News::StateLost { .. })
+            | Action::Forget { .. }
+            | Action::Look { .. } => {}
             Action::Put { op, results } => {
                 let Some(Asked::Claim(nonce, attempt, token, done)) = player.asks.remove(&op) else {
                     panic!("not asked")
@@ -364,10 +366,15 @@ struct Quiet {
 impl Quiet {
     fn new() -> Self {
         let agent = AgentId { pod: "p".into(), uid: "u".into(), process: "x".into() };
-        let mut core = Core::new(Config { agent, nodes: 3, timing: Timing { ttl: TTL }, floor: 0, rules: Rules::default() });
+        let mut core =
+            Core::new(Config { agent, nodes: 3, timing: Timing { ttl: TTL }, floor: 0, rules: Rules::default() });
         let now = Instant::from_nanos(1_000_000_000);
         for node in 0..3 {
-            assert_eq!(core.step(now, Event::Up { node, durable: false }).len(), usize::from(node == 0), "the leader is told once");
+            assert_eq!(
+                core.step(now, Event::Up { node, durable: false }).len(),
+                usize::from(node == 0),
+                "the leader is told once"
+            );
         }
         Self { core, nodes: (0..3).map(|index| seeded(&index.to_string(), now)).collect(), now }
     }
