@@ -1,5 +1,5 @@
 # The commands of the project; README.md says what each is for.
-.PHONY: test demo image crds lint setup
+.PHONY: test sim demo image crds lint setup
 
 # Tests that could not run say so in this file, by name and why.
 NOT_RUN := $(CURDIR)/target/not-run
@@ -10,6 +10,11 @@ test: setup
 	@if [ -s $(NOT_RUN) ]; then \
 		echo "$$(wc -l < $(NOT_RUN)) tests did not run:"; cat $(NOT_RUN); \
 	else echo "0 tests did not run"; fi
+
+# Many seeds of the simulator; `target/release/cabloy-sim --seed S` repeats one with a trace.
+SEEDS ?= 1000000
+sim:
+	cargo run --quiet --release --locked -p cabloy-sim -- --seeds $(SEEDS)
 
 # The whole product on a real node of its own, told as it happens; KEEP=1 leaves it running.
 demo: setup

@@ -9,7 +9,7 @@
 //!   be asked of them.
 //! * [`model`] is a node without Redis: it does what the agent's scripts do.
 //! * [`rule`] names the rules that a simulator may take away, to see that it notices.
-//! * [`clock`]: moments.
+//! * [`clock`] has moments.
 
 pub mod clock;
 pub mod core;

@@ -45,8 +45,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let start = Instant::now();
     let report = |sum: &Sum| {
-        let rate = sum.steps as f64 / start.elapsed().as_secs_f64();
-        println!("{} seeds, {} steps ({rate:.0}/s), {} elections", sum.seeds, sum.steps, sum.elections);
+        let rate = u128::from(sum.steps) * 1000 / start.elapsed().as_millis().max(1);
+        println!("{} seeds, {} steps ({rate}/s), {} elections", sum.seeds, sum.steps, sum.elections);
     };
     let (sum, found) = run_all(
         args.from..args.from + args.seeds,
@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<ExitCode> {
     println!("{} claims, {} results, memory lost {} times", sum.claims, sum.results, sum.losses);
     println!("settled within {:.2} ttls, handed over within {:.2} ttls", sum.settled, sum.handed_over);
     for (fault, count) in FAULTS.iter().zip(sum.faults) {
-        println!("{:>12} {fault:?}", count);
+        println!("{count:>12} {fault:?}");
     }
     for (promise, (count, seed)) in &sum.broken {
         println!("{count:>12} broken: {promise:?}, first by seed {seed}");

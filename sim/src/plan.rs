@@ -110,6 +110,7 @@ pub const DRILLS: u64 = 10;
 
 /// A seed's world.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub(crate) struct Plan {
     pub(crate) nodes: usize,
     pub(crate) agents: usize,

