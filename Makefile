@@ -11,10 +11,10 @@ test: setup
 		echo "$$(wc -l < $(NOT_RUN)) tests did not run:"; cat $(NOT_RUN); \
 	else echo "0 tests did not run"; fi
 
-# The election in so many simulated worlds; one of them with all that happens: cargo run -p cabloy-sim -- --seed N.
+# The election in so many simulated worlds; one of them with all that happens: cargo run --release -p cabloy-sim -- --seed N.
 SEEDS ?= 1000000
 sim:
-	@cargo run --locked -p cabloy-sim -- --seeds $(SEEDS)
+	@cargo run --release --locked -p cabloy-sim -- --seeds $(SEEDS)
 
 # Every state of three masters and two or three agents, within bounds that LARGER=1, 2, … widens; SECONDS for each scenario.
 LARGER ?= 1

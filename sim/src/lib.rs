@@ -27,7 +27,7 @@ mod truth;
 mod work;
 mod world;
 
-pub use plan::{Clocks, FAULTS, Fault, Memory};
+pub use plan::{Clocks, DRILLS, FAULTS, Fault, Memory};
 pub use settle::{HANDS_OVER_WITHIN, SETTLES_WITHIN};
 pub use truth::{Promise, Violation};
-pub use world::{Outcome, run};
+pub use world::{Check, Outcome, run};

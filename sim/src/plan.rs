@@ -104,9 +104,14 @@ pub const FAULTS: [Fault; 22] = [
     Fault::Storm,
 ];
 
+/// So many seeds in a row have all kinds of drill: 0 restarts agents, 1 to 4 take nodes' memories, 4 more than a minority's,
+/// 5 tells the story; the others are no drills.
+pub const DRILLS: u64 = 10;
+
 /// A seed's world.
 #[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub(crate) struct Plan {
     pub(crate) nodes: usize,
     pub(crate) agents: usize,
@@ -148,7 +153,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn draw(dice: &mut Dice) -> Self {
+    /// The last digit of the seed says which drill it is, if any; see [`crate::DRILLS`].
+    pub(crate) fn draw(seed: u64, dice: &mut Dice) -> Self {
         let nodes = dice.one_of(&[1, 3, 3, 3, 3, 5]);
         let agents = dice.one_of(&[2, 2, 3, 3, 4, 5]);
         let ttl = Duration::from_millis(dice.one_of(&[1000, 3000, 10_000]));
@@ -196,20 +202,25 @@ impl Plan {
             restless: clocks == Clocks::Loose && dice.chance(500),
             story: false,
         };
-        plan.drill(dice)
+        plan.drill(seed % DRILLS, dice)
     }
 
     /// A world where one kind of trouble meets with what it takes to do harm.
-    fn drill(mut self, dice: &mut Dice) -> Self {
-        match dice.below(10) {
+    fn drill(mut self, kind: u64, dice: &mut Dice) -> Self {
+        match kind {
             // Agents start again while what they sent before is still on its way.
             0 => {
                 (self.clocks, self.memory, self.restless, self.in_order) = (Clocks::Kept, Memory::Kept, false, false);
-                self.expect(&[(Fault::RestartAgent, 8), (Fault::Stall, 4), (Fault::CutOneWay, 2)]);
+                self.expect(&[
+                    (Fault::RestartAgent, 8),
+                    (Fault::Stall, 4),
+                    (Fault::CutOneWay, 2),
+                    (Fault::PauseProcess, 2),
+                ]);
                 (self.slow, self.slow_delay, self.trouble) = (300, self.slow_delay.max(200_000), 100);
             }
             // Nodes lose their memory and get it back all the time, and leaders change.
-            kind @ 1..5 => {
+            1..5 => {
                 self.nodes = dice.one_of(&[3, 3, 3, 5]);
                 self.memory = if kind == 4 { Memory::Any } else { Memory::Minority };
                 (self.clocks, self.restless, self.far) = (Clocks::Loose, true, None);
