@@ -105,7 +105,8 @@ pub const FAULTS: [Fault; 22] = [
 ];
 
 /// So many seeds in a row have all kinds of drill: 0 restarts agents, 1 to 4 take nodes' memories, 4 more than a minority's,
-/// 5 tells the story; the others are no drills.
+/// 5 tells the story, 6 takes locks, 7 lets agents stand still, 8 cuts leaders off
+/// and moves clocks; 9 is no drill.
 pub const DRILLS: u64 = 10;
 
 /// A seed's world.
@@ -238,6 +239,27 @@ impl Plan {
                 (self.restless, self.seeded, self.story) = (true, true, true);
                 self.expect(&[(Fault::Cut, 1)]);
                 (self.loss, self.slow, self.trouble, self.work) = (0, 0, 1000, 100);
+            }
+            // Locks are gone while candidates are at it, and there is nothing to write back.
+            6 => {
+                (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Loose, Memory::Kept, None);
+                self.expect(&[(Fault::Expire, 8), (Fault::Stand, 2)]);
+                (self.seeded, self.restless, self.trouble, self.work) = (true, false, dice.between(1, 10), 10_000);
+                (self.slow, self.slow_delay) = (200, self.delay + 20_000);
+            }
+            // Answers wait for agents that stand still, and are the last for a while.
+            7 => {
+                (self.nodes, self.clocks, self.memory, self.far) = (1, Clocks::Kept, Memory::Kept, None);
+                self.expect(&[(Fault::PauseProcess, 8), (Fault::Cut, 8)]);
+                (self.restless, self.trouble) = (false, 300);
+                (self.slow, self.slow_delay) = (800, self.delay + 30_000);
+            }
+            // Leaders hear some nodes and not others, and clocks jump.
+            8 => {
+                (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Jump, Memory::Kept, None);
+                self.expect(&[(Fault::Cut, 8), (Fault::Jump, 2), (Fault::PauseMachine, 1)]);
+                (self.seeded, self.restless, self.notices, self.work) = (true, false, false, 20);
+                (self.loss, self.slow, self.trouble) = (0, 0, 100);
             }
             _ => {}
         }

@@ -13,6 +13,9 @@ const AGENTS: Option<u64> = Some(0);
 const MEMORY: Option<u64> = Some(1);
 const LOSS: Option<u64> = Some(4);
 const STORY: Option<u64> = Some(5);
+const LOCKS: Option<u64> = Some(6);
+const PAUSES: Option<u64> = Some(7);
+const CLOCKS: Option<u64> = Some(8);
 
 /// What ballots keep, whatever clocks do.
 const BALLOTS: &[Promise] = &[TokenOnce, TokenOrder, ClaimsKnown, ResultsKnown];
@@ -24,8 +27,8 @@ const CONTROLS: &[(Rule, u64, Option<u64>, &[Promise])] = &[
     (Rule::Amnesia, 500, MEMORY, BALLOTS),
     (Rule::StrictPromise, 5000, ALL, &[TokenOnce, OneLeader]),
     (Rule::FormerSeen, 10_000, AGENTS, &[OneLeader]),
-    (Rule::FencedRead, 20_000, AGENTS, &[TokenOrder]),
-    (Rule::FencedPut, 5000, ALL, BALLOTS),
+    (Rule::FencedRead, 5000, LOCKS, &[TokenOrder]),
+    (Rule::FencedPut, 10_000, ALL, BALLOTS),
     (Rule::PutOrder, 1000, ALL, BALLOTS),
     (Rule::StickyResults, 1000, ALL, BALLOTS),
     (Rule::ClaimRefusal, 1000, ALL, &[DoneIsDone]),
@@ -39,16 +42,16 @@ const CONTROLS: &[(Rule, u64, Option<u64>, &[Promise])] = &[
     (Rule::FinishTwice, 500, STORY, BALLOTS),
     (Rule::BootstrapConfirm, 1000, ALL, BALLOTS),
     (Rule::BootstrapAll, 2000, LOSS, BALLOTS),
-    (Rule::DeadLives, 5000, MEMORY, BALLOTS),
+    (Rule::DeadLives, 10_000, MEMORY, BALLOTS),
     (Rule::FreshToken, 5000, ALL, &[OneLeader, TokenOnce]),
     (Rule::OneWrite, 2000, ALL, BALLOTS),
     // Agents: clocks.
-    (Rule::LeaseFromSending, 20_000, AGENTS, &[OneLeader]),
-    (Rule::LeaseMajority, 10_000, ALL, &[OneLeader]),
+    (Rule::LeaseFromSending, 5000, PAUSES, &[OneLeader]),
+    (Rule::LeaseMajority, 5000, CLOCKS, &[OneLeader]),
     // The margin of the leader is wider than the drift.
     (Rule::Drift, 100, ALL, &[LeaseWithinLocks]),
     (Rule::Rest, 5000, ALL, &[OneLeader]),
-    (Rule::ClockCheck, 10_000, ALL, &[OneLeader]),
+    (Rule::ClockCheck, 5000, CLOCKS, &[OneLeader]),
     // What is far is what may be wrong; no harm is certain.
     (Rule::Skew, 2000, ALL, &[FarClocks]),
     // Agents: liveness.
