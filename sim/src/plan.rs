@@ -282,7 +282,9 @@ impl Plan {
 /// Whether a fault is within what such a world is to bear.
 fn possible(fault: Fault, clocks: Clocks, memory: Memory) -> bool {
     match fault {
-        Fault::Jump | Fault::PauseMachine => clocks != Clocks::Kept,
+        // Who did not hear of an earlier loss goes on above it by the time, which must not have gone back since.
+        Fault::Jump => clocks != Clocks::Kept && memory != Memory::Any,
+        Fault::PauseMachine => clocks != Clocks::Kept,
         Fault::Expire => clocks == Clocks::Loose,
         Fault::RestartKept => memory != Memory::Kept,
         Fault::RestartEmpty | Fault::RestartOld | Fault::Promote | Fault::Flush => {

@@ -42,19 +42,20 @@ impl Reading {
 }
 
 impl Node {
-    /// Takes in the time of the newest answer.
+    /// Takes in the time of the newest answer; `false` if the clocks did not keep pace up to it.
     ///
     /// What it is compared with is as old as a renewal: were it always the last answer, many short steps would hide a
     /// long one.
-    pub(super) fn read_clock(&mut self, timing: &Timing, rules: crate::rule::Rules, reading: Reading) {
-        self.steady = self.clock.is_none_or(|earlier| earlier.agrees(&reading)) || !rules.hold(Rule::ClockCheck);
-        let replace = !self.steady || self.clock.is_none_or(|known| reading.at.since(known.at) >= timing.ttl / 4);
+    pub(super) fn read_clock(&mut self, timing: &Timing, rules: crate::rule::Rules, reading: Reading) -> bool {
+        let steady = self.clock.is_none_or(|earlier| earlier.agrees(&reading)) || !rules.hold(Rule::ClockCheck);
+        let replace = !steady || self.clock.is_none_or(|known| reading.at.since(known.at) >= timing.ttl / 4);
         if replace {
             self.clock = Some(reading);
         }
-        if !self.steady {
-            self.lease = None;
+        if !steady {
+            (self.lease, self.doubted) = (None, Some(reading.at));
         }
+        steady
     }
 }
 

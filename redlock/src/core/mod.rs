@@ -246,8 +246,9 @@ struct Node {
     amnesiac: Option<Instant>,
     /// Its time beside ours, a renewal ago.
     clock: Option<Reading>,
-    /// Its clock and ours kept pace up to the newest answer.
-    steady: bool,
+    /// When its clock and ours were last seen not to have kept pace: what was sent before that makes no lease, for its
+    /// answer may be of the time before and yet come after.
+    doubted: Option<Instant>,
     /// The newest call that it answered: what an older one says about the node is out of date.
     newest: CallId,
     /// Its promise, as of the newest answer.
@@ -487,8 +488,7 @@ impl Core {
         }
         node.newest = id;
         node.promised = if reply.intact { reply.promised } else { 0 };
-        node.read_clock(&self.timing, self.rules, Self::reading(call.sent, self.now, reply.time));
-        let steady = node.steady;
+        let steady = node.read_clock(&self.timing, self.rules, Self::reading(call.sent, self.now, reply.time));
         if !alive {
             self.new_life(call.node, reply);
         } else if !steady {
