@@ -26,8 +26,18 @@ use crate::tools;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What the project's own images are built from, as paths in the checkout.
-const SOURCES: [&str; 8] =
-    [".dockerignore", "Cargo.lock", "Cargo.toml", "Dockerfile", "agent", "crds", "operator", "tests/Cargo.toml"];
+const SOURCES: [&str; 10] = [
+    ".dockerignore",
+    "Cargo.lock",
+    "Cargo.toml",
+    "Dockerfile",
+    "agent",
+    "crds",
+    "operator",
+    "redlock",
+    "sim/Cargo.toml",
+    "tests/Cargo.toml",
+];
 
 /// How many tar folders of one recipe are kept: switching between two states of a checkout needs no build.
 const KEPT: usize = 3;
