@@ -58,7 +58,7 @@ impl Sum {
 }
 
 /// Runs the worlds of `seeds` until one breaks a promise that is `wanted`: the sum of all, and the lowest such seed. Of a
-/// `drill` only every tenth seed is of interest.
+/// `drill` only its own seeds are of interest.
 pub fn run_all(
     seeds: Range<u64>,
     drill: Option<u64>,

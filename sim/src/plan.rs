@@ -104,10 +104,10 @@ pub const FAULTS: [Fault; 22] = [
     Fault::Storm,
 ];
 
-/// So many seeds in a row have all kinds of drill: 0 restarts agents, 1 to 4 take nodes' memories, 4 more than a minority's,
-/// 5 tells the story, 6 takes locks, 7 lets agents stand still, 8 cuts leaders off
-/// and moves clocks; 9 is no drill.
-pub const DRILLS: u64 = 10;
+/// So many seeds in a row have all kinds of drill, and as many worlds without: 0 restarts agents, 1 to 4 take nodes'
+/// memories, 4 more than a minority's, 5 tells the story, 6 takes locks, 7 lets agents stand still, 8 cuts leaders off and
+/// moves clocks, 9 takes all memory while clocks keep pace.
+pub const DRILLS: u64 = 20;
 
 /// A seed's world.
 #[derive(Clone, Debug)]
@@ -153,7 +153,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The last digit of the seed says which drill it is, if any; see [`crate::DRILLS`].
+    /// The remainder of the seed by [`DRILLS`] says which drill it is, if any.
     pub(crate) fn draw(seed: u64, dice: &mut Dice) -> Self {
         let nodes = dice.one_of(&[1, 3, 3, 3, 3, 5]);
         let agents = dice.one_of(&[2, 2, 3, 3, 4, 5]);
@@ -260,6 +260,12 @@ impl Plan {
                 self.expect(&[(Fault::Cut, 8), (Fault::Jump, 2), (Fault::PauseMachine, 1)]);
                 (self.seeded, self.restless, self.notices, self.work) = (true, false, false, 20);
                 (self.loss, self.slow, self.trouble) = (0, 0, 100);
+            }
+            // All memory is lost while somebody leads who does not hear of it.
+            9 => {
+                (self.nodes, self.clocks, self.memory) = (dice.one_of(&[1, 3]), Clocks::Kept, Memory::Any);
+                self.expect(&[(Fault::RestartEmpty, 4), (Fault::Promote, 4), (Fault::Cut, 8)]);
+                (self.restless, self.far, self.trouble) = (false, None, dice.one_of(&[100, 300]));
             }
             _ => {}
         }

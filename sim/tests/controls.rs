@@ -16,6 +16,7 @@ const STORY: Option<u64> = Some(5);
 const LOCKS: Option<u64> = Some(6);
 const PAUSES: Option<u64> = Some(7);
 const CLOCKS: Option<u64> = Some(8);
+const REST: Option<u64> = Some(9);
 
 /// What ballots keep, whatever clocks do.
 const BALLOTS: &[Promise] = &[TokenOnce, TokenOrder, ClaimsKnown, ResultsKnown];
@@ -50,7 +51,7 @@ const CONTROLS: &[(Rule, u64, Option<u64>, &[Promise])] = &[
     (Rule::LeaseMajority, 5000, CLOCKS, &[OneLeader]),
     // The margin of the leader is wider than the drift.
     (Rule::Drift, 100, ALL, &[LeaseWithinLocks]),
-    (Rule::Rest, 5000, ALL, &[OneLeader]),
+    (Rule::Rest, 2000, REST, &[OneLeader]),
     (Rule::ClockCheck, 5000, CLOCKS, &[OneLeader]),
     // What is far is what may be wrong; no harm is certain.
     (Rule::Skew, 2000, ALL, &[FarClocks]),
