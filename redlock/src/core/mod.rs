@@ -234,7 +234,6 @@ pub enum News {
 
 /// What is known of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Node {
     /// Commands can be sent.
     up: bool,
