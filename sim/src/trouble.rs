@@ -304,7 +304,8 @@ impl World {
             pod.tainted[id] = true;
         }
         for client in &mut self.foreign {
-            client.until = None;
+            // Nor does a lock count that it got before.
+            (client.until, client.got) = (None, 0);
         }
     }
 
