@@ -10,7 +10,7 @@ use cabloy_redlock::core::{Action, Config, Core, Event, News, OpId, Timer};
 use cabloy_redlock::record::Records;
 use cabloy_redlock::rule::Rules;
 pub use cabloy_redlock::{AgentId, Candidacy, ErrorKind, Owner, Timing};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant as Wakeup, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -351,22 +351,30 @@ struct Driver {
 
 /// Whether the clocks of the machine go on together: a pause of a virtual machine, and a step of its time, part them.
 struct Pace {
-    boot: Instant,
+    /// The wall clock was read between these two: others may have had the processor in between.
+    boot: [Instant; 2],
     wall: Timestamp,
 }
 
 impl Pace {
     fn now() -> Self {
-        Self { boot: SystemClock.now(), wall: SystemClock.utc() }
+        let before = SystemClock.now();
+        let wall = SystemClock.utc();
+        Self { boot: [before, SystemClock.now()], wall }
     }
 
     /// Whether they parted since this was last asked.
     fn broke(&mut self) -> bool {
         let earlier = std::mem::replace(self, Self::now());
-        let boot = self.boot.since(earlier.boot);
-        let wall = self.wall.duration_since(earlier.wall);
-        let apart = (wall - SignedDuration::try_from(boot).unwrap_or(SignedDuration::MAX)).unsigned_abs();
-        apart > Timing::drift_over(boot)
+        earlier.parts(self)
+    }
+
+    fn parts(&self, later: &Self) -> bool {
+        let (least, most) = (later.boot[0].since(self.boot[1]), later.boot[1].since(self.boot[0]));
+        let drift = Timing::drift_over(most);
+        let nanos = |span: Duration| i128::try_from(span.as_nanos()).unwrap_or(i128::MAX);
+        let wall = later.wall.duration_since(self.wall).as_nanos();
+        wall > nanos(most + drift) || wall < nanos(least) - nanos(drift)
     }
 }
 
@@ -622,5 +630,35 @@ async fn run_out(due: Option<(Timer, Wakeup)>) -> Timer {
             timer
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(boot: [u64; 2], wall: i64) -> Pace {
+        let boot = boot.map(|millis| Instant::from_nanos(millis * 1_000_000));
+        Pace { boot, wall: Timestamp::UNIX_EPOCH + Duration::from_millis(wall.unsigned_abs()) }
+    }
+
+    #[test]
+    fn clocks_that_go_on_together_are_no_pause() {
+        assert!(!at([0, 0], 1000).parts(&at([5000, 5000], 6000)));
+        assert!(!at([0, 0], 1000).parts(&at([5000, 5000], 6050)), "a hundredth is drift");
+        assert!(
+            !at([0, 300], 1000).parts(&at([5000, 5900], 5950)),
+            "somebody else had the processor between the readings"
+        );
+    }
+
+    #[test]
+    fn a_step_and_a_pause_show() {
+        assert!(
+            at([0, 0], 1000).parts(&at([5000, 5000], 9000)),
+            "the time since boot stood still, or the wall clock jumped"
+        );
+        assert!(at([0, 0], 9000).parts(&at([5000, 5000], 9001)));
+        assert!(at([0, 0], 9000).parts(&at([10, 10], 8000)), "set back");
     }
 }
