@@ -312,7 +312,7 @@ async fn a_startup_task_that_dies_halfway_is_handed_over_and_pods_wait_for_it() 
     let calls = stage.calls().await;
     let starts: Vec<_> = calls.iter().filter(|c| c.event == "start").map(|c| c.attempt.unwrap()).collect();
     // An attempt that meets an app that is not back yet has begun nothing, and counts.
-    assert!(matches!(starts[..], [1, 2..]), "{calls:?}");
+    assert!(matches!(starts[..], [1, second] if second > 1), "{calls:?}");
     assert_eq!(calls.iter().filter(|c| c.event == "end").count(), 1);
     assert_eq!(calls[0].key, calls[1].key, "one run, one key");
 }
