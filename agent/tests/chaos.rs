@@ -94,7 +94,6 @@ fn without_the_check_of_the_token_it_does() {
 /// A leader was elected by two of three servers. One of them forgets, the other stands still: what is left is one that
 /// never knew of it and one that does not know any more, for an agent that was not there.
 #[test]
-#[ignore = "servers that forgot still vote"]
 fn a_server_that_forgot_does_not_vote() {
     let _turn = TURN.lock();
     require!(Network::check());
