@@ -392,6 +392,11 @@ impl Set {
         Self { core, nodes, events, stop }
     }
 
+    /// As [`Core::time_offset`], for an atomic.
+    fn time_offset(&self) -> Option<i64> {
+        self.core.time_offset().map(|offset| i64::try_from(offset).unwrap_or(i64::MAX))
+    }
+
     /// Whether `masters` are the same places, so that the lease on them stays.
     fn is_at(&self, masters: &Masters) -> bool {
         self.nodes.len() == masters.len()
@@ -519,10 +524,10 @@ impl Driver {
         let actions = self.set.core.step(SystemClock.now(), event);
         trace!(pod = self.pod.name, event = traced, ?actions);
         self.carry_out(actions);
-        let core = &self.set.core;
-        if let (Some(term), Some(offset)) = (&self.term, core.time_offset()) {
-            term.0.time_offset.store(i64::try_from(offset).unwrap_or(i64::MAX), Ordering::Release);
+        if let (Some(term), Some(offset)) = (&self.term, self.set.time_offset()) {
+            term.0.time_offset.store(offset, Ordering::Release);
         }
+        let core = &self.set.core;
         let mut view = locked(&self.view);
         view.promised = core.promised();
         view.leader = core.leader();
@@ -584,14 +589,12 @@ impl Driver {
             }
             News::Leads { token, claim_until, records } => {
                 info!(token, records = records.len(), "leads");
-                let offset = self.set.core.time_offset().unwrap_or_default();
-                let time_offset = i64::try_from(offset).unwrap_or(i64::MAX);
                 let term = Term(Arc::new(TermState {
                     token,
                     since: SystemClock.now(),
                     lost: CancellationToken::new(),
                     claim_until: AtomicU64::new(claim_until.as_nanos()),
-                    time_offset: AtomicI64::new(time_offset),
+                    time_offset: AtomicI64::new(self.set.time_offset().unwrap_or_default()),
                     records: RwLock::new(records),
                 }));
                 self.term = Some(term.clone());

@@ -9,7 +9,7 @@ use cabloy_agent::election::{Candidacy, ErrorKind, NodeStatus, Owner, Role, Timi
 use cabloy_agent::ledger::{FinishError, Put, PutError, RunResult};
 use cabloy_tests::redis::Redis;
 use cabloy_tests::wait;
-use electors::{Agent, LOCK, SOON, TIMING, TTL, Terms, follows, leader, masters, now, servers, start};
+use electors::{Agent, LOCK, SOON, TIMING, TTL, Terms, follows, leader, masters, now, scripts_run, servers, start};
 use serde_json::{Value, json};
 
 fn claim(id: &str, attempt: u32) -> Put {
@@ -313,17 +313,12 @@ async fn a_follower_costs_nearly_nothing() {
     for agent in agents.iter().filter(|agent| agent.name != name) {
         follows(agent, &name).await;
     }
-    let calls = |server: &Redis| {
-        let stats: redis::InfoDict = server.run(&["INFO", "commandstats"]);
-        let line: String = stats.get("cmdstat_evalsha").unwrap();
-        line.trim_start_matches("calls=").split(',').next().unwrap().parse::<u32>().unwrap()
-    };
-    let before: Vec<_> = servers.iter().map(calls).collect();
+    let before: Vec<_> = servers.iter().map(scripts_run).collect();
     let lives = 4;
     tokio::time::sleep(TTL * lives).await;
     assert!(term.may_claim());
     for (server, before) in servers.iter().zip(before) {
-        let calls = calls(server) - before;
+        let calls = scripts_run(server) - before;
         // The leader renews at most every 9/30 ttl; the budget of four followers is one call each a ttl.
         let leads = lives * 10 / 3 + 1;
         println!("calls in {lives} ttl: {calls}, of which the leader at most {leads}");

@@ -1,22 +1,21 @@
 //! The agent and the Redlock libraries that CabloyJS apps use, on the same lock.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod electors;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
-use cabloy_agent::clock::{Clock as _, Instant, SystemClock};
-use cabloy_agent::election::{Candidacy, Elector, Master, Owner, Pod, Role, Term, Timing};
+use cabloy_agent::clock::Instant;
+use cabloy_agent::election::{Owner, Role, Term};
 use cabloy_tests::npm;
 use cabloy_tests::process::{bound, spawn};
 use cabloy_tests::redis::Redis;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use electors::{Agent, LOCK, TTL, Terms, masters, now, servers};
 
-const TTL: Duration = Duration::from_millis(1500);
 /// For what takes milliseconds, or a lease: the machine may be busy.
 const SOON: Duration = Duration::from_secs(20);
-const LOCK: &str = "cabloy:{prod/shop}:lock";
 
 /// A Node.js process with one of the libraries.
 struct Library {
@@ -66,67 +65,32 @@ impl Drop for Library {
     }
 }
 
-/// An agent's elector, which stands for as long as it is there.
-struct Agent {
-    elector: Elector,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
+/// An agent that stands for as long as it is there.
+fn start(servers: &[Redis]) -> Agent {
+    Agent::start("shop-0", masters(servers), 1, &Terms::default())
 }
 
-impl Agent {
-    fn start(servers: &[Redis]) -> Self {
-        let master = |redis: &Redis| Master {
-            name: redis.addr().to_string(),
-            host: redis.addr().ip().to_string(),
-            port: redis.addr().port(),
-            db: 0,
-            username: None,
-            password: None,
-        };
-        let masters = servers.iter().map(master).collect();
-        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let pod = Pod { name: "shop-0".into(), uid: "uid".into() };
-        let elector = Elector::spawn(&tasks, shutdown.clone(), pod, masters, Timing { ttl: TTL }, "prod/shop");
-        elector.stand(Candidacy { stands: true, revision: 1 });
-        Self { elector, tasks, shutdown }
-    }
-
-    async fn leads(&self) -> Term {
-        let mut role = self.elector.watch();
-        let role = tokio::time::timeout(SOON, role.wait_for(|role| matches!(role, Role::Leader(_))));
-        match &*role.await.expect("it does not lead").unwrap() {
-            Role::Leader(term) => term.clone(),
-            Role::Follower { .. } => unreachable!(),
-        }
-    }
-
-    /// Waits until it knows that somebody else has the lock.
-    async fn waits(&self) {
-        let mut role = self.elector.watch();
-        let other = |role: &Role| matches!(role, Role::Follower { leader: Some(Owner::Other(_)) });
-        tokio::time::timeout(SOON, role.wait_for(other)).await.expect("it does not see the other one").unwrap();
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.tasks.close();
-        tokio::time::timeout(SOON, self.tasks.wait()).await.expect("all tasks end");
+async fn leads(agent: &Agent) -> Term {
+    let mut role = agent.elector.watch();
+    let role = tokio::time::timeout(SOON, role.wait_for(|role| matches!(role, Role::Leader(_))));
+    match &*role.await.expect("it does not lead").unwrap() {
+        Role::Leader(term) => term.clone(),
+        Role::Follower { .. } => unreachable!(),
     }
 }
 
-fn now() -> Instant {
-    SystemClock.now()
-}
-
-fn servers() -> [Redis; 3] {
-    std::array::from_fn(|_| Redis::start())
+/// Waits until it knows that somebody else has the lock.
+async fn waits(agent: &Agent) {
+    let mut role = agent.elector.watch();
+    let other = |role: &Role| matches!(role, Role::Follower { leader: Some(Owner::Other(_)) });
+    tokio::time::timeout(SOON, role.wait_for(other)).await.expect("it does not see the other one").unwrap();
 }
 
 async fn it_respects_our_lock(library: &str) {
-    let servers = servers();
+    let servers = servers::<3>();
     let mut theirs = Library::start(library, &servers);
-    let agent = Agent::start(&servers);
-    let term = agent.leads().await;
+    let agent = start(&servers);
+    let term = leads(&agent).await;
     // It tries, which leaves our lock as it is.
     for _ in 0..5 {
         let refused = theirs.tell("acquire 1000");
@@ -152,15 +116,15 @@ async fn it_respects_our_lock(library: &str) {
 }
 
 async fn its_lock_is_respected(library: &str) {
-    let servers = servers();
+    let servers = servers::<3>();
     let mut theirs = Library::start(library, &servers);
     // Extended it lasts longer than it was first acquired for, and then it is ours.
     assert_eq!(theirs.tell("acquire 1000"), "done");
-    let agent = Agent::start(&servers);
-    agent.waits().await;
+    let agent = start(&servers);
+    waits(&agent).await;
     let extended = now();
     assert_eq!(theirs.tell("extend 3000"), "done");
-    let term = agent.leads().await;
+    let term = leads(&agent).await;
     let held = term.since().since(extended);
     assert!(held > Duration::from_millis(2900) && held < Duration::from_millis(4500), "{held:?}");
     println!("{library}: we lead {held:?} after an extension by 3 s");
@@ -169,11 +133,11 @@ async fn its_lock_is_respected(library: &str) {
 
     // Released it is ours, if not at once then when it would have expired.
     assert_eq!(theirs.tell("wait 4000"), "done");
-    let agent = Agent::start(&servers);
-    agent.waits().await;
+    let agent = start(&servers);
+    waits(&agent).await;
     let released = now();
     assert_eq!(theirs.tell("release"), "done");
-    let next = agent.leads().await;
+    let next = leads(&agent).await;
     assert!(next.since() > released && next.token() > term.token());
     println!("{library}: we lead {:?} after a release", next.since().since(released));
     agent.stop().await;

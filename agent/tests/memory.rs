@@ -8,7 +8,7 @@ use cabloy_agent::election::{Candidacy, Obstacle, Role};
 use cabloy_agent::ledger::{Put, RunResult};
 use cabloy_tests::redis::Redis;
 use cabloy_tests::wait;
-use electors::{Agent, SOON, TTL, Terms, leader, masters, now, servers, start};
+use electors::{Agent, SOON, TTL, Terms, leader, masters, now, scripts_run, servers, start};
 use serde_json::json;
 
 fn claim(id: &str) -> Put {
@@ -166,12 +166,7 @@ async fn a_release_makes_no_stampede() {
     for agent in agents.iter().filter(|agent| agent.name != name) {
         electors::follows(agent, &name).await;
     }
-    let calls = |server: &Redis| {
-        let stats: redis::InfoDict = server.run(&["INFO", "commandstats"]);
-        let line: String = stats.get("cmdstat_evalsha").unwrap();
-        line.trim_start_matches("calls=").split(',').next().unwrap().parse::<u32>().unwrap()
-    };
-    let before: u32 = servers.iter().map(calls).sum();
+    let before: u32 = servers.iter().map(scripts_run).sum();
     agents[first].elector.resign().await;
     let others: Vec<_> = agents.iter().filter(|agent| agent.name != name).collect();
     let (next, _) = leader(others.iter().copied()).await;
@@ -181,7 +176,7 @@ async fn a_release_makes_no_stampede() {
         tokio::time::timeout(SOON, role.wait_for(settled)).await.expect("it follows").unwrap();
     }
     electors::follows(&agents[first], &others[next].name).await;
-    let cost = servers.iter().map(calls).sum::<u32>() - before;
+    let cost = servers.iter().map(scripts_run).sum::<u32>() - before;
     println!("a release among 50 that wait: {cost} commands");
     assert!(cost < 200, "{cost} commands");
 }

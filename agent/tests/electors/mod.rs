@@ -145,3 +145,10 @@ pub async fn follows(agent: &Agent, leader: &str) {
 pub fn now() -> Instant {
     SystemClock.now()
 }
+
+/// How many scripts a server has run for agents since it started.
+pub fn scripts_run(server: &Redis) -> u32 {
+    let stats: redis::InfoDict = server.run(&["INFO", "commandstats"]);
+    let line: String = stats.get("cmdstat_evalsha").unwrap();
+    line.trim_start_matches("calls=").split(',').next().unwrap().parse().unwrap()
+}

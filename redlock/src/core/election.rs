@@ -22,8 +22,8 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(1);
 const RELEASE: Duration = Duration::from_millis(2);
 /// Those who wait for a lock to be given back spread over so much for each of them.
 const STAGGER: Duration = Duration::from_millis(2);
-/// Those who wait for a lock to run out spread over this.
-const SPREAD: Duration = Duration::from_millis(50);
+/// Those who wait for one and the same moment spread over this, so that one of them is done before the others begin.
+pub(super) const SPREAD: Duration = Duration::from_millis(50);
 /// Lua compares numbers exactly below this.
 pub(super) const TOKEN_LIMIT: u64 = 1 << 53;
 /// A token from elsewhere is believed when it is no further ahead than this: a slip must not use up all tokens.
@@ -227,7 +227,7 @@ impl Core {
         if told != self.told {
             self.actions.push(Action::Announce(News::Follows { leader }));
         }
-        let spread = SPREAD.min(self.timing.ttl / 20);
+        let spread = self.spread();
         if let Some((owner, until)) = blocker {
             self.backs_off = false;
             self.set_timer(Timer::Look, until, spread);
@@ -247,6 +247,11 @@ impl Core {
                 self.bootstrap();
             }
         }
+    }
+
+    /// [`SPREAD`], of a lease that may be short.
+    pub(super) fn spread(&self) -> Duration {
+        SPREAD.min(self.timing.ttl / 20)
     }
 
     /// A leader gives its lock back. When a majority of the nodes are free, the others follow at once, and with those
@@ -274,15 +279,19 @@ impl Core {
         }
     }
 
-    /// PROTOCOL 1: proposes the highest promise seen + 1 to all nodes.
-    fn try_for_it(&mut self) {
+    /// PROTOCOL 1: the highest promise seen + 1, and the value of a lock that is taken with it.
+    pub(super) fn propose(&mut self) -> (u64, Owner) {
         let token = self.promised + 1;
         // No token is proposed twice: a grant of the earlier try, since released, would count for the later one.
         if self.rules.hold(Rule::FreshToken) {
             self.promised = token;
         }
-        let revision = self.candidacy.revision;
-        let owner = Owner::Agent { agent: self.agent.clone(), revision, token };
+        (token, Owner::Agent { agent: self.agent.clone(), revision: self.candidacy.revision, token })
+    }
+
+    /// Asks all nodes for the lock.
+    fn try_for_it(&mut self) {
+        let (token, owner) = self.propose();
         self.phase = Phase::Trying(Try {
             token,
             owner,
@@ -299,9 +308,14 @@ impl Core {
     }
 
     fn ask_grant(&mut self, node: NodeId, token: u64) {
+        self.send(node, self.grant(node, token), Purpose::Grant(token));
+    }
+
+    /// What asks a node for the lock.
+    pub(super) fn grant(&self, node: NodeId, token: u64) -> Request {
         let (agent, revision) = (self.agent.clone(), self.candidacy.revision);
         let (ttl, former) = (self.timing.ttl, self.nodes[node].former.clone());
-        self.send(node, Request::Grant { token, agent, revision, ttl, former }, Purpose::Grant(token));
+        Request::Grant { token, agent, revision, ttl, former }
     }
 
     pub(super) fn granted(&mut self, id: NodeId, sent: Instant, token: u64, reply: Option<Reply>) {

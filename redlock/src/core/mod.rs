@@ -501,11 +501,16 @@ impl Core {
             self.reckon();
         }
         let node = &mut self.nodes[call.node];
-        let former = |owner: &Owner| matches!(owner, Owner::Agent { agent, .. } if agent.same_pod(&self.agent) && *agent != self.agent);
-        node.former = reply.owner.as_ref().map(|(owner, _)| owner).filter(|owner| former(owner)).cloned();
+        let of_pod = |agent: &AgentId| agent.same_pod(&self.agent);
+        node.former = match &reply.owner {
+            Some((owner @ Owner::Agent { agent, .. }, _)) if of_pod(agent) && *agent != self.agent => {
+                Some(owner.clone())
+            }
+            _ => None,
+        };
         node.seen = match &reply.owner {
             Some((owner, _)) if node.freed.as_ref() == Some(owner) => None,
-            Some((Owner::Agent { agent, .. }, _)) if agent.same_pod(&self.agent) => None,
+            Some((Owner::Agent { agent, .. }, _)) if of_pod(agent) => None,
             Some((owner, left)) => {
                 if matches!(owner, Owner::Agent { .. }) {
                     self.longest_ttl = self.longest_ttl.max(left.unwrap_or_default());

@@ -6,7 +6,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::election::Phase;
+use super::election::{Phase, SPREAD};
 use super::{Action, Core, News, NodeId, Purpose, Timer};
 use crate::Owner;
 use crate::clock::Instant;
@@ -20,8 +20,6 @@ use crate::rule::Rule;
 const LOSS_JUMP: u64 = 1 << 20;
 /// No clock makes a token higher than this, in milliseconds since 1970: a slip must not use up all tokens.
 const TIME_LIMIT: u64 = 1 << 45;
-/// Those who could bootstrap spread over this, so that one of them is done before the others begin.
-const SPREAD: Duration = Duration::from_millis(50);
 
 /// A node on its way to a memory, by the leader.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -271,14 +269,10 @@ impl Core {
                 }
                 return self.seed_timer(again, SPREAD);
             }
-            Some(Obstacle::Rest { until }) => return self.seed_timer(until, SPREAD.min(self.timing.ttl / 20)),
+            Some(Obstacle::Rest { until }) => return self.seed_timer(until, self.spread()),
             _ => {}
         }
-        let token = self.promised + 1;
-        self.promised = token;
-        let revision = self.candidacy.revision;
-        let agent = self.agent.clone();
-        let owner = Owner::Agent { agent: agent.clone(), revision, token };
+        let (token, owner) = self.propose();
         let (mark, round) = (self.next_mark(), self.next_round());
         let nodes: Vec<_> = (0..self.nodes.len()).filter(|id| self.nodes[*id].up).collect();
         self.phase = Phase::Bootstrapping(Bootstrap {
@@ -295,8 +289,7 @@ impl Core {
             let request = if self.nodes[id].amnesiac.is_some() {
                 Request::Mark { mark: mark.clone() }
             } else {
-                let (agent, former) = (agent.clone(), self.nodes[id].former.clone());
-                Request::Grant { token, agent, revision, ttl: self.timing.ttl, former }
+                self.grant(id, token)
             };
             self.send(id, request, Purpose::Bootstrap(round));
         }
