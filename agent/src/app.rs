@@ -2,6 +2,8 @@
 //!
 //! One connection a request: the app's keep-alive timeout can never race a call, and what it costs on loopback is small.
 
+use std::error::Error as _;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -19,6 +21,10 @@ use tokio::sync::watch;
 
 use crate::runs::{Outcome, OutcomeKind, between};
 use crate::signing::Signing;
+
+/// The longest body of a request that the app reads together with the head: of a longer one the app may have begun with
+/// the head alone. Node.js reads 64 KiB at a time.
+const READ_AT_ONCE: u64 = 16 * 1024;
 
 /// The longest part of an answer that is read.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -90,6 +96,9 @@ pub enum CallError {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// There was a connection, and the app closed it before it had read the request.
+    #[error("the app closed the connection before it had read the request: {0}")]
+    Unread(hyper::Error),
     /// The connection broke, or what came was not HTTP.
     #[error("the connection broke: {0}")]
     Broken(#[from] hyper::Error),
@@ -195,7 +204,9 @@ impl App {
             let meaning = match answer {
                 // A poll that fails says nothing about the run.
                 Err(_) if poll.is_some() => Meaning::Running(AGAIN),
-                Err(error @ CallError::Connect { .. }) if !reached => Meaning::Over(not_reached(&error)),
+                Err(error @ (CallError::Connect { .. } | CallError::Unread(_))) if !reached => {
+                    Meaning::Over(not_reached(&error))
+                }
                 Err(error) => Meaning::Over(failed(&error)),
                 Ok(response) => read_answer(self.generation, &response, poll.is_some(), Timestamp::now()),
             };
@@ -259,9 +270,10 @@ impl App {
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response, CallError> {
         let stream = self.connect().await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let read_at_once = request.body().size_hint().exact().is_some_and(|size| size <= READ_AT_ONCE);
+        let (mut sender, mut connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let exchange = async move {
-            let (parts, mut body) = sender.send_request(request).await?.into_parts();
+            let (parts, mut body) = sender.send_request(request).await.map_err(CallError::Unread)?.into_parts();
             let mut read = Vec::new();
             while let Some(frame) = body.frame().await {
                 if let Ok(data) = frame?.into_data() {
@@ -277,11 +289,30 @@ impl App {
         tokio::pin!(exchange);
         // The connection is driven beside the exchange, and dropped with it. If it ends first, all there is to read has
         // been handed over.
-        tokio::select! {
+        let response = tokio::select! {
             response = &mut exchange => response,
-            _ = connection => exchange.await,
+            _ = &mut connection => exchange.await,
+        };
+        match response {
+            Err(CallError::Unread(error))
+                if !(read_at_once && is_unread(&error, connection.into_parts().io.inner())) =>
+            {
+                Err(error.into())
+            }
+            response => response,
         }
     }
+}
+
+/// Whether a request without an answer was never read. An app that ends closes connections that it has not looked at yet,
+/// and the kernel answers what it had not read, or what comes after, by a reset; what it had read, it does not.
+/// (RFC 9293, 3.10.4 and 3.10.7; RFC 1122, 4.2.2.13)
+fn is_unread(error: &hyper::Error, stream: &TcpStream) -> bool {
+    let is_reset = |error: &std::io::Error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+    let cause = error.source().and_then(|source| source.downcast_ref());
+    error.is_canceled()
+        || cause.is_some_and(is_reset)
+        || stream.take_error().ok().flatten().is_some_and(|it| is_reset(&it))
 }
 
 /// The headers of a call: `CloudEvents` 1.0 in binary mode, and what makes a repeated call harmless.
@@ -323,7 +354,7 @@ fn not_reached(error: &CallError) -> Outcome {
 /// A call that came to no answer.
 fn failed(error: &CallError) -> Outcome {
     let (kind, reason) = match error {
-        CallError::Connect { .. } => (OutcomeKind::Failed, "NoConnection"),
+        CallError::Connect { .. } | CallError::Unread(_) => (OutcomeKind::Failed, "NoConnection"),
         CallError::Broken(_) => (OutcomeKind::Failed, "ConnectionBroke"),
         CallError::Request(_) => (OutcomeKind::Refused, "BadRequest"),
     };
@@ -413,7 +444,7 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -563,6 +594,40 @@ mod tests {
             .await
             .expect("an outcome before the deadline")
             .outcome
+    }
+
+    #[tokio::test]
+    async fn what_the_app_closes_unread_has_not_begun_and_what_it_read_has() {
+        /// What the app does with the connection of a call.
+        #[derive(Debug, Clone, Copy)]
+        enum Does {
+            /// Takes it, and closes it before a request has come.
+            ClosesAtOnce,
+            /// Takes it, and closes it when a request has come, unread.
+            ClosesUnread,
+            /// Reads the request, and is gone.
+            Reads,
+        }
+        for does in [Does::ClosesAtOnce, Does::ClosesUnread, Does::Reads] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let app = async move {
+                match does {
+                    Does::ClosesAtOnce => drop(listener.accept().await.unwrap()),
+                    Does::ClosesUnread => listener.accept().await.unwrap().0.readable().await.unwrap(),
+                    Does::Reads => {
+                        let (mut stream, _) = listener.accept().await.unwrap();
+                        assert!(stream.read(&mut [0; 16 * 1024]).await.unwrap() > 0);
+                    }
+                }
+            };
+            let (outcome, ()) = tokio::join!(called(port), app);
+            let expected = match does {
+                Does::Reads => (OutcomeKind::Failed, "ConnectionBroke"),
+                _ => (OutcomeKind::NotBegun, "NoConnection"),
+            };
+            assert_eq!((outcome.kind, &*outcome.reason), expected, "{does:?}: {}", outcome.message);
+        }
     }
 
     #[tokio::test]

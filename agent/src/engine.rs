@@ -205,6 +205,12 @@ impl Engine {
         };
         if tokio::time::timeout(SETTLE, settle).await.is_err() {
             tracing::warn!("claims on their way are left in doubt");
+            let runs = self.lines.values_mut().filter_map(Line::run_mut);
+            for run in runs.chain(self.startups.values_mut().map(|it| &mut it.run)) {
+                if let Some(attempt) = run.claim_on_its_way().cloned() {
+                    self.calls.disown(self.ledger.clone(), run.id.clone(), attempt);
+                }
+            }
         }
         self.shared.show_term(None);
     }

@@ -273,6 +273,21 @@ impl Run {
         self.last.as_ref().filter(|(_, stage)| !matches!(stage, Stage::Ended(_))).map(|(attempt, _)| attempt)
     }
 
+    /// The attempt whose claim is on its way.
+    #[must_use]
+    pub fn claim_on_its_way(&self) -> Option<&Attempt> {
+        self.last.as_ref().filter(|(_, stage)| *stage == Stage::Claiming).map(|(attempt, _)| attempt)
+    }
+
+    /// Whether the app knows nothing of the run so far.
+    #[must_use]
+    pub fn has_not_begun(&self) -> bool {
+        match &self.last {
+            None => true,
+            Some((_, stage)) => matches!(stage, Stage::Ended(outcome) if outcome.kind == OutcomeKind::NotBegun),
+        }
+    }
+
     /// How the last attempt ended, if it did.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {

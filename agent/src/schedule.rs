@@ -19,6 +19,9 @@ use crate::runs::{Ending, Next, Policy, Run, between, plus, whole_ms};
 /// A tick that could not be started within this time after it fell due is missed: it is counted, and never run.
 pub const MISFIRE: Duration = Duration::from_mins(1);
 
+/// A run is taken up late when more than this part of the time between two ticks has passed.
+const LATE: u32 = 10;
+
 /// How many results a schedule remembers.
 const RESULTS: usize = 10;
 
@@ -165,10 +168,19 @@ pub struct Line {
     unsaved: bool,
     /// Runs that the ledger knew when the line began, by tick; each is among the waiting ticks.
     known: BTreeMap<Timestamp, Run>,
-    open: Option<(Timestamp, Run)>,
+    open: Option<Open>,
     next: Option<Timestamp>,
     /// Ticks that fell due before this were due while nobody led here: none of them is skipped for another.
     began: Timestamp,
+}
+
+/// The run that is open.
+#[derive(Debug)]
+struct Open {
+    tick: Timestamp,
+    run: Run,
+    /// When its first attempt that the app may have heard of was claimed here; none if another leader's was.
+    since: Option<Timestamp>,
 }
 
 /// The id of the record of a run.
@@ -332,15 +344,18 @@ impl Line {
                     }
                     None => Run::new(run_id(&self.schedule.name, tick)),
                 };
-                self.open = Some((tick, run));
+                self.open = Some(Open { tick, run, since: None });
             }
             if !self.close(now, &mut actions) {
                 break;
             }
         }
-        if let Some((tick, run)) = &self.open
+        if let Some(Open { tick, run, since }) = &mut self.open
             && let Next::Claim(attempt) = run.next(&self.policy, now)
         {
+            if run.has_not_begun() {
+                *since = Some(now);
+            }
             actions.push(Action::Claim { tick: *tick, attempt });
         }
         actions
@@ -348,7 +363,7 @@ impl Line {
 
     /// Makes the open run part of the memory if it is over, and says whether there was one that is.
     fn close(&mut self, now: Timestamp, actions: &mut Vec<Action>) -> bool {
-        let Some((tick, run)) = &self.open else { return false };
+        let Some(Open { tick, run, .. }) = &self.open else { return false };
         let Next::Over(ending) = run.next(&self.policy, now) else { return false };
         let (tick, id) = (*tick, run.id.clone());
         self.open = None;
@@ -361,14 +376,13 @@ impl Line {
     fn take_due(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let (mut missed, mut skipped) = (0, 0);
         while let Some(tick) = self.next.filter(|tick| self.timetable.due(*tick) <= now) {
-            let due = self.timetable.due(tick);
-            self.memory.low_water = tick;
+            let before = std::mem::replace(&mut self.memory.low_water, tick);
             if self.is_missed(tick, now) {
                 missed += 1;
                 if missed == COUNTED {
                     self.memory.low_water = self.memory.low_water.max(now - MISFIRE);
                 }
-            } else if due > self.began && (self.open.is_some() || !self.memory.waiting.is_empty()) {
+            } else if self.is_skipped(tick, before) {
                 skipped += 1;
             } else {
                 self.memory.waiting.push_back(tick);
@@ -383,6 +397,17 @@ impl Line {
         }
         self.memory.missed += missed;
         self.memory.skipped += skipped;
+    }
+
+    /// Whether `tick`, which follows `before`, is dropped for the run that is open. A run that was taken up late, for
+    /// nobody led or the app was not there, has its time all the same: `tick` waits for it then.
+    fn is_skipped(&self, tick: Timestamp, before: Timestamp) -> bool {
+        let (due, period) = (self.timetable.due(tick), between(before, tick));
+        let Some(open) = self.open.as_ref().filter(|open| due > self.began && !open.run.has_not_begun()) else {
+            return false;
+        };
+        let late = |since| between(self.timetable.due(open.tick), since) > period / LATE;
+        open.since.is_none_or(|since| !late(since) || between(since, due) >= period)
     }
 
     fn is_missed(&self, tick: Timestamp, now: Timestamp) -> bool {
@@ -412,7 +437,7 @@ impl Line {
     #[must_use]
     pub fn wake(&self) -> Option<Timestamp> {
         let tick = self.next.map(|tick| self.timetable.due(tick));
-        let run = self.open.as_ref().and_then(|(_, run)| match run.next(&self.policy, Timestamp::MIN) {
+        let run = self.open.as_ref().and_then(|open| match open.run.next(&self.policy, Timestamp::MIN) {
             Next::Wait(until) => Some(until),
             _ => None,
         });
@@ -438,12 +463,12 @@ impl Line {
     /// The run that is open, with its tick.
     #[must_use]
     pub fn open(&self) -> Option<(Timestamp, &Run)> {
-        self.open.as_ref().map(|(tick, run)| (*tick, run))
+        self.open.as_ref().map(|open| (open.tick, &open.run))
     }
 
     /// The run that is open.
     pub fn run_mut(&mut self) -> Option<&mut Run> {
-        self.open.as_mut().map(|(_, run)| run)
+        self.open.as_mut().map(|open| &mut open.run)
     }
 
     /// The schedule as it stands in the file.
@@ -478,7 +503,7 @@ impl Line {
             name: self.schedule.name.clone(),
             created: *created,
             next: self.next.map(|tick| self.timetable.due(tick)),
-            running: self.open.as_ref().filter(|(_, run)| run.running().is_some()).map(|(tick, _)| *tick),
+            running: self.open.as_ref().filter(|open| open.run.running().is_some()).map(|open| open.tick),
             results: results.iter().cloned().collect(),
             done: *done,
             failed: *failed,
@@ -638,11 +663,43 @@ mod tests {
             end(&mut line, 3_600, OutcomeKind::Done);
             assert_eq!(drive(&mut line, 3_600), [tick]);
         }
-        assert_eq!(drive(&mut line, 4_000), NOTHING, "of now one is skipped as ever");
-        end(&mut line, 4_100, OutcomeKind::Done);
-        assert_eq!(drive(&mut line, 4_100), NOTHING);
+        assert_eq!(drive(&mut line, 4_000), NOTHING);
+        end(&mut line, 4_050, OutcomeKind::Done);
+        assert_eq!(drive(&mut line, 4_050), [4_000], "what is caught up with takes no tick away");
+        assert_eq!(drive(&mut line, 5_000), NOTHING);
+        end(&mut line, 5_010, OutcomeKind::Done);
+        assert_eq!(drive(&mut line, 5_010), NOTHING, "but of a run that began in time one is skipped as ever");
         let status = line.status();
-        assert_eq!((status.done, status.skipped, status.missed), (3, 1, 0));
+        assert_eq!((status.done, status.skipped, status.missed), (4, 1, 0));
+    }
+
+    #[test]
+    fn a_run_that_was_taken_up_late_has_its_time_and_no_more() {
+        let slow = || Schedule { timeout_ms: 60_000, ..every(1_000) };
+        let memory = line(slow(), 500).take_unsaved().unwrap().clone();
+        let (mut line, _) = Line::new(slow(), Some(memory), BTreeMap::new(), at(1_700)).unwrap();
+        assert_eq!(drive(&mut line, 1_700), [1_000]);
+        assert_eq!(drive(&mut line, 2_000), NOTHING);
+        assert_eq!(line.status().skipped, 0, "it waits");
+        assert_eq!(drive(&mut line, 3_000), NOTHING);
+        assert_eq!(line.status().skipped, 1, "the run has had a whole second by then");
+        end(&mut line, 3_100, OutcomeKind::Done);
+        assert_eq!(drive(&mut line, 3_100), [2_000]);
+    }
+
+    #[test]
+    fn an_app_that_is_not_there_takes_no_tick_away() {
+        let mut line = line(every(1_000), 500);
+        assert_eq!(drive(&mut line, 1_000), [1_000]);
+        end(&mut line, 1_000, OutcomeKind::NotBegun);
+        assert_eq!(drive(&mut line, 1_600), [1_000], "once more");
+        end(&mut line, 2_100, OutcomeKind::NotBegun);
+        assert_eq!(drive(&mut line, 2_100), [1_000]);
+        end(&mut line, 2_200, OutcomeKind::Done);
+        assert_eq!(drive(&mut line, 2_200), [2_000]);
+        end(&mut line, 2_300, OutcomeKind::Done);
+        let status = line.status();
+        assert_eq!((status.done, status.failed, status.skipped), (1, 0, 0));
     }
 
     #[test]

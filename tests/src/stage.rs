@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cabloy_crds::{agent_status::AgentStatus, resource::CabloyCluster};
+use cabloy_crds::{
+    agent_status::{AgentStatus, ScheduleStatus},
+    resource::CabloyCluster,
+};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use serde::Deserialize;
@@ -82,6 +85,8 @@ pub async fn install(cluster: &Cluster) {
 pub struct Call {
     /// `start` when it came, `end` when the app was through with it.
     pub event: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at: i64,
     /// The pod that got it.
     pub pod: String,
     /// `VERSION` in the pod's environment.
@@ -260,6 +265,11 @@ impl Stage {
             }
         })
         .await
+    }
+
+    /// What the leader says of its schedules; nothing if nobody leads.
+    pub async fn schedules(&self) -> Vec<ScheduleStatus> {
+        self.agents().await.into_iter().flat_map(|agent| agent.schedules).collect()
     }
 
     /// The calls that the app got so far, oldest first.
