@@ -1,6 +1,7 @@
 //! Agents on every version of Redis, while pods, servers, links and clocks fail around them. Longer: `make chaos`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -132,6 +133,37 @@ fn a_server_that_forgot_does_not_vote() {
     world.served(SOON).expect("somebody goes on to lead");
     service.look(|register| assert!(register.is_clean(), "{:#?}, lost {:?}", register.violations(), register.lost()));
 }
+
+/// The established TCP connections of a pod to a server, as the kernel has them.
+fn established(pod: u32, server: SocketAddrV4) -> usize {
+    let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(server.ip().octets()), server.port());
+    let table = std::fs::read_to_string(format!("/proc/{pod}/net/tcp")).unwrap();
+    let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines.filter(|fields| fields[2] == remote && fields[3] == "01").count()
+}
+
+/// Nothing passes any more between a pod and a server, and neither is told. No connection is held for open that is not,
+/// also not the one that only listens.
+#[test]
+fn half_open_connections_are_noticed() {
+    let _turn = TURN.lock();
+    require!(Network::check());
+    let config = require!(Config::new(AGENT, Version::V7_0));
+    let world = world(&config, Some(Network::new(3, 3).unwrap()));
+    let SocketAddr::V4(server) = world.servers()[0].addr() else { panic!("an address of IPv4") };
+    let pod = (world.leader().unwrap() + 1) % 3;
+    let [agent, _] = world.pod(pod).processes();
+    let connections = |count: usize| {
+        try_until_blocking(&format!("{count} connections"), SOON, || established(agent, server) == count).unwrap();
+    };
+    connections(3);
+    world.network().unwrap().cut(pod, 0, Lost::Both).unwrap();
+    connections(0);
+    world.network().unwrap().heal().unwrap();
+    connections(3);
+    world.service().look(|register| assert!(register.is_clean(), "{:#?}", register.violations()));
+}
+
 /// The clocks of all servers run ahead, so that the lock is free long before its holder knows, and somebody else gets it.
 #[test]
 fn leases_that_end_too_early_start_nothing_twice() {
