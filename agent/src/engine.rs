@@ -694,6 +694,7 @@ impl Caller {
             let left = between(term.time(), deadline);
             let Some(called) = app.call(&call, left, &shared.signing).await else {
                 tracing::warn!(id, "no answer before the deadline");
+                shared.note_call(&id, None, term.time());
                 return;
             };
             if let Some(highest) = called.stale {
@@ -703,6 +704,9 @@ impl Caller {
                 }
             }
             let outcome = Outcome { at: term.time(), ..called.outcome };
+            if called.stale.is_none() {
+                shared.note_call(&id, Some(outcome.kind), outcome.at);
+            }
             let result = RunResult { nonce: nonce.clone(), done: outcome.is_final(), data: json!(outcome) };
             let until = plus(deadline, FINISH);
             while let Err(error) = ledger.finish(&id, result.clone()).await {

@@ -6,13 +6,14 @@
 //! * [`files`] and [`reload`]: what the agent works by.
 //! * [`schedule`], [`startup`] and [`runs`]: what is due and what comes next; pure.
 //! * [`engine`] and [`gate`]: carry that out, on the leader and on each pod.
-//! * [`app`], [`signing`] and [`health`]: calls to the app.
+//! * [`app`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let another pod lead.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
 //! * [`digest`]: names for texts.
 //! * [`agent`]: all of it together.
 
 pub mod agent;
 pub mod app;
+pub mod aside;
 pub mod clock;
 pub mod digest;
 pub mod drain;
