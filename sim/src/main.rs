@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use cabloy_redlock::rule::{Rule, Rules};
 use cabloy_sim::many::{Sum, run_all};
-use cabloy_sim::{FAULTS, run};
+use cabloy_sim::{Check, FAULTS, run};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let without = args.without.iter().map(rule).collect::<Result<Vec<_>, _>>()?;
     let rules = Rules::without(&without);
     if let Some(seed) = args.seed {
-        let outcome = run(seed, rules, true);
+        let outcome = run(seed, rules, Check::All, true);
         for line in &outcome.trace {
             println!("{line}");
         }
@@ -50,7 +50,9 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     let (sum, found) = run_all(
         args.from..args.from + args.seeds,
+        None,
         rules,
+        Check::All,
         |_| !args.count,
         |sum| {
             if sum.seeds.is_multiple_of(100_000) {

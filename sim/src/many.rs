@@ -8,8 +8,8 @@ use std::thread;
 
 use cabloy_redlock::rule::Rules;
 
-use crate::plan::FAULTS;
-use crate::world::{Outcome, run};
+use crate::plan::{DRILLS, FAULTS};
+use crate::world::{Check, Outcome, run};
 use crate::{Promise, Violation};
 
 /// What many worlds came to.
@@ -57,10 +57,13 @@ impl Sum {
     }
 }
 
-/// Runs the worlds of `seeds` until one breaks a promise that is `wanted`: the sum of all, and the lowest such seed.
+/// Runs the worlds of `seeds` until one breaks a promise that is `wanted`: the sum of all, and the lowest such seed. Of a
+/// `drill` only its own seeds are of interest.
 pub fn run_all(
     seeds: Range<u64>,
+    drill: Option<u64>,
     rules: Rules,
+    check: Check,
     wanted: impl Fn(Promise) -> bool + Sync,
     progress: impl Fn(&Sum) + Sync,
 ) -> (Sum, Option<(u64, Violation)>) {
@@ -74,7 +77,10 @@ pub fn run_all(
             if seed >= end.load(Ordering::Relaxed) {
                 return;
             }
-            let outcome = run(seed, rules, false);
+            if drill.is_some_and(|drill| seed % DRILLS != drill) {
+                continue;
+            }
+            let outcome = run(seed, rules, check, false);
             let mut all = sum.lock().unwrap_or_else(PoisonError::into_inner);
             all.add(seed, &outcome);
             if all.seeds.is_multiple_of(10_000) {

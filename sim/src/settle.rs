@@ -26,7 +26,7 @@ impl World {
         self.outcome.settled = part(self.now - since, ttl);
         // Stragglers from before arrive; then the nodes get their memory back.
         let ttl = nanos(self.plan.ttl);
-        self.until(3 * ttl, |_| false)?;
+        self.until(5 * ttl, |_| false)?;
         self.idle(ttl)?;
         self.hand_over(ttl)
     }

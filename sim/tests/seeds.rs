@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use cabloy_redlock::rule::Rules;
+use cabloy_sim::Check;
 use cabloy_sim::many::run_all;
 
 const SEEDS: u64 = 100_000;
@@ -10,7 +11,7 @@ const SEEDS: u64 = 100_000;
 #[test]
 fn every_promise_holds() {
     let start = Instant::now();
-    let (sum, found) = run_all(0..SEEDS, Rules::default(), |_| true, |_| {});
+    let (sum, found) = run_all(0..SEEDS, None, Rules::default(), Check::All, |_| true, |_| {});
     if let Some((seed, violation)) = found {
         panic!("seed {seed}: {violation}; its trace: cargo run -p cabloy-sim -- --seed {seed}");
     }
@@ -21,7 +22,7 @@ fn every_promise_holds() {
 
 #[test]
 fn a_seed_repeats_itself() {
-    let trace = |seed| cabloy_sim::run(seed, Rules::default(), true).trace;
+    let trace = |seed| cabloy_sim::run(seed, Rules::default(), Check::All, true).trace;
     for seed in 0..20 {
         assert_eq!(trace(seed), trace(seed), "seed {seed}");
     }
