@@ -105,7 +105,7 @@ pub const FAULTS: [Fault; 22] = [
 ];
 
 /// So many seeds in a row have all kinds of drill, and as many worlds without: 0 restarts agents, 1 to 4 take nodes'
-/// memories, 4 more than a minority's, 5 tells the story, 6 takes locks, 7 lets agents stand still, 8 cuts leaders off and
+/// memories, with 3 much of what is said comes twice, 4 more than a minority's, 5 tells the story, 6 takes locks, 7 lets agents stand still, 8 cuts leaders off and
 /// moves clocks, 9 takes all memory while clocks keep pace.
 pub const DRILLS: u64 = 20;
 
@@ -233,6 +233,11 @@ impl Plan {
                 }
                 self.trouble = dice.one_of(&[10, 30, 60]);
                 self.work = dice.one_of(&[5, 10, 30]);
+                if kind == 3 {
+                    // What was meant for a life arrives in the next one.
+                    (self.loss, self.twice, self.slow, self.in_order, self.trouble) = (0, 300, 20, false, 30);
+                    self.slow_delay = u64::try_from((self.ttl / 20).as_micros()).unwrap_or(u64::MAX);
+                }
             }
             5 => {
                 (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Loose, Memory::Minority, None);

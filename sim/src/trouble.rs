@@ -28,7 +28,6 @@ impl World {
     }
 
     /// `false` if it cannot happen now.
-    #[expect(clippy::too_many_lines, reason = "one arm for each fault")]
     fn inject(&mut self, fault: Fault, pod: PodId, node: NodeId) -> Result<bool, Violation> {
         let ttl = nanos(self.plan.ttl);
         let while_ = self.around(800);

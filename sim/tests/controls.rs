@@ -11,6 +11,7 @@ use cabloy_sim::{Check, DRILLS};
 const ALL: Option<u64> = None;
 const AGENTS: Option<u64> = Some(0);
 const MEMORY: Option<u64> = Some(1);
+const TWICE: Option<u64> = Some(3);
 const LOSS: Option<u64> = Some(4);
 const STORY: Option<u64> = Some(5);
 const LOCKS: Option<u64> = Some(6);
@@ -34,7 +35,7 @@ const CONTROLS: &[(Rule, u64, Option<u64>, &[Promise])] = &[
     (Rule::StickyResults, 1000, ALL, BALLOTS),
     (Rule::ClaimRefusal, 1000, ALL, &[DoneIsDone]),
     (Rule::SeedAmnesiacOnly, 5000, MEMORY, BALLOTS),
-    (Rule::SeedOneLife, 20_000, MEMORY, BALLOTS),
+    (Rule::SeedOneLife, 20_000, TWICE, BALLOTS),
     // Agents: ballots.
     (Rule::ReadRound, 100, ALL, BALLOTS),
     (Rule::LateGrant, 1000, ALL, BALLOTS),

@@ -233,7 +233,8 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "paused bootstrap",
-        floors: &[0, 0, 9],
+        // Above the tokens of who begins anew.
+        floors: &[0, 0, 1 << 21],
         start: paused_bootstrap,
         bounds: Bounds { turns: 1, tries: [0, 0, 1], losses: 1, kinds: EVERY_LOSS, ..NONE },
         goals: &[Goal::TwoLead],
