@@ -30,4 +30,4 @@ mod world;
 pub use plan::{Clocks, DRILLS, FAULTS, Fault, Memory};
 pub use settle::{HANDS_OVER_WITHIN, SETTLES_WITHIN};
 pub use truth::{Promise, Violation};
-pub use world::{Check, Outcome, run};
+pub use world::{Check, Outcome, Tally, run};

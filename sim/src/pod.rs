@@ -237,7 +237,7 @@ impl World {
 
     /// Its core takes a step, and its driver does what it says.
     pub(crate) fn step(&mut self, id: PodId, event: Event) -> Result<(), Violation> {
-        self.outcome.steps += 1;
+        self.outcome.tally.steps += 1;
         let pod = &mut self.pods[id];
         pod.knows |= matches!(event, Event::Raise(_));
         let now = pod.clock.read(self.now);

@@ -22,7 +22,7 @@ impl World {
         let Some(kind) = self.dice.weighted(&self.plan.weights) else { return Ok(()) };
         let (pod, node) = (self.dice.place(self.pods.len()), self.dice.place(self.nodes.len()));
         if self.inject(FAULTS[kind], pod, node)? {
-            self.outcome.faults[kind] += 1;
+            self.outcome.tally.faults[kind] += 1;
         }
         Ok(())
     }

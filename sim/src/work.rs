@@ -119,7 +119,7 @@ impl World {
             if result.is_err() || again || before.losses != self.truth.losses {
                 continue;
             }
-            self.outcome.claims += 1;
+            self.outcome.tally.claims += 1;
             self.truth.started(&run, ballot, &nonce, before.recorded)?;
             let stored = self.stored.get(&nonce).copied().unwrap_or_default();
             if self.check == Check::All && (stored.count_ones() as usize) < self.plan.majority() {
@@ -148,7 +148,7 @@ impl World {
         };
         self.say(|| format!("a{id} {} the result of {nonce}", if recorded { "has recorded" } else { "gives up" }));
         if recorded && losses == self.truth.losses {
-            self.outcome.results += 1;
+            self.outcome.tally.results += 1;
             self.truth.finished(&run, &nonce, done);
             // Done runs stay for a while: nobody may claim them.
             if self.truth.is_done(&run) && self.dice.chance(300) {

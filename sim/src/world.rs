@@ -135,9 +135,9 @@ pub(crate) struct Link {
     last: [Time; 4],
 }
 
-/// What a run of a world came to.
+/// What happened in a world, or in many.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub struct Tally {
     /// Steps of cores.
     pub steps: u64,
     /// Terms.
@@ -150,10 +150,32 @@ pub struct Outcome {
     pub losses: u64,
     /// By the order of [`FAULTS`].
     pub faults: [u64; FAULTS.len()],
-    /// How long it took until somebody led once all was well, in ttls.
+    /// The longest that it took until somebody led once all was well, in ttls.
     pub settled: f64,
     /// How long the slowest hand-over took, in ttls.
     pub handed_over: f64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.elections += other.elections;
+        self.claims += other.claims;
+        self.results += other.results;
+        self.losses += other.losses;
+        for (all, one) in self.faults.iter_mut().zip(other.faults) {
+            *all += one;
+        }
+        self.settled = self.settled.max(other.settled);
+        self.handed_over = self.handed_over.max(other.handed_over);
+    }
+}
+
+/// What a run of a world came to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What happened.
+    pub tally: Tally,
     /// What was broken.
     pub violation: Option<Violation>,
     /// What happened, in words, if that was wanted.
@@ -209,8 +231,8 @@ pub fn run(seed: u64, rules: Rules, check: Check, tracing: bool) -> Outcome {
     }
     let result = world.play();
     let mut outcome = world.outcome;
-    outcome.elections = world.truth.elections();
-    outcome.losses = world.truth.losses;
+    outcome.tally.elections = world.truth.elections();
+    outcome.tally.losses = world.truth.losses;
     outcome.violation = result.err();
     if let (Some(violation), true) = (&outcome.violation, tracing) {
         outcome.trace.push(format!("BROKEN {violation}"));
@@ -294,7 +316,7 @@ impl World {
         }
         self.plan_in(nanos(self.plan.ttl) / 10, Due::Trouble);
         self.plan_in(nanos(self.plan.ttl) / 10, Due::Work);
-        while self.outcome.steps < self.plan.steps {
+        while self.outcome.tally.steps < self.plan.steps {
             self.turn()?;
         }
         self.settle()

@@ -92,6 +92,38 @@ fn a_read_counts_only_in_the_life_that_granted() {
     assert_eq!(quiet.core.leads(), Some(1));
 }
 
+#[test]
+fn what_was_sent_before_a_clock_was_doubted_makes_no_lease() {
+    let mut quiet = Quiet::new();
+    let stand = Event::Stand(Candidacy { stands: true, revision: 1 });
+    let grants = Quiet::sent(quiet.core.step(quiet.now, stand));
+    let reads: Vec<_> = grants.iter().flat_map(|grant| Quiet::sent(quiet.answer(grant))).collect();
+    for read in &reads {
+        quiet.answer(read);
+    }
+    let token = quiet.core.leads().unwrap();
+
+    // A takes the renewal and says so, B does not hear of it, and C takes it while its answer is slow.
+    quiet.now = quiet.now + TTL * 3 / 10;
+    let renewals = Quiet::sent(quiet.core.step(quiet.now, Event::Timer(Timer::Renew)));
+    let to = |node: NodeId, sent: &[(CallId, NodeId, Request)]| sent.iter().find(|it| it.1 == node).unwrap().clone();
+    quiet.answer(&to(0, &renewals));
+    let (slow, _, renewal) = to(2, &renewals);
+    let (reply, _) = quiet.nodes[2].apply(quiet.now, &renewal);
+
+    // C's clock jumps ahead, and its lock ends that much earlier. Of two answers the first shows it.
+    for (op, id) in [(1, "one"), (2, "two")] {
+        quiet.now = quiet.now + TTL / 10;
+        let put = Put { id: id.into(), attempt: 1, nonce: "n".into(), data: json!(null) };
+        let puts = Quiet::sent(quiet.core.step(quiet.now, Event::Put { op, token, puts: vec![put] }));
+        let (call, _, put) = to(2, &puts);
+        let (reply, _) = quiet.nodes[2].apply(quiet.now + TTL / 2, &put);
+        _ = quiet.core.step(quiet.now, Event::Reply { call, result: Ok(reply) });
+    }
+    let actions = quiet.core.step(quiet.now, Event::Reply { call: slow, result: Ok(reply) });
+    assert_eq!(actions, [], "the term lasts no longer by an answer from before the jump");
+}
+
 /// One agent, three nodes, and the time that passes when nothing else happens.
 struct Small {
     core: Core,
