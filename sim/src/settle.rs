@@ -23,10 +23,10 @@ impl World {
         if self.leader().is_none() {
             return broken(Promise::Liveness, format!("nobody leads, {} ttls after all was well", bound / ttl));
         }
-        self.outcome.settled = part(self.now - since, ttl);
+        self.outcome.tally.settled = part(self.now - since, ttl);
         // Stragglers from before arrive; then the nodes get their memory back.
         let ttl = nanos(self.plan.ttl);
-        self.until(3 * ttl, |_| false)?;
+        self.until(5 * ttl, |_| false)?;
         self.idle(ttl)?;
         self.hand_over(ttl)
     }
@@ -119,7 +119,7 @@ impl World {
             if self.leader().is_none() {
                 return broken(Promise::HandOver, format!("nobody leads {HANDS_OVER_WITHIN} % of a ttl later"));
             }
-            self.outcome.handed_over = self.outcome.handed_over.max(part(self.now - since, ttl));
+            self.outcome.tally.handed_over = self.outcome.tally.handed_over.max(part(self.now - since, ttl));
             self.stand(leader, candidacy)?;
             self.until(ttl / 2, |_| false)?;
         }

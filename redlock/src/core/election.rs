@@ -362,7 +362,7 @@ impl Core {
     fn lease_from(&self, id: NodeId, sent: Instant) -> Option<Instant> {
         let from = if self.rules.hold(Rule::LeaseFromSending) { sent } else { self.now };
         let validity = if self.rules.hold(Rule::Drift) { self.timing.validity() } else { self.timing.ttl };
-        self.nodes[id].clock.steady.then(|| from + validity)
+        self.nodes[id].clock.trusted(sent).then(|| from + validity)
     }
 
     /// PROTOCOL 2: once a majority has granted, reads from exactly those nodes; gives up when none can any more.

@@ -493,8 +493,7 @@ impl Core {
         }
         node.newest = id;
         node.promised = if reply.intact { reply.promised } else { 0 };
-        node.read_clock(&self.timing, self.rules, Reading::new(call.sent, self.now, reply.time));
-        let steady = node.clock.steady;
+        let steady = node.read_clock(&self.timing, self.rules, Reading::new(call.sent, self.now, reply.time));
         if !alive {
             self.new_life(call.node, reply);
         } else if !steady {
