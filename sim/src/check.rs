@@ -81,7 +81,7 @@ pub struct Report {
     pub took: Duration,
     /// The first law that was seen broken, and the steps that led there.
     pub broken: Option<(Law, Vec<String>)>,
-    /// What should have been reached and was not.
+    /// What should have been reached and was not, though all was explored.
     pub missed: Vec<Goal>,
 }
 
@@ -105,9 +105,18 @@ impl fmt::Display for Report {
     }
 }
 
+/// Which states are looked at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// The nearest: what is found is told in the fewest steps, and a whole level of states is held in memory.
+    Nearest,
+    /// The farthest: of a state no more is held in memory than that it was seen.
+    Farthest,
+}
+
 /// Explores all of a scenario, or until `law` is broken if one is given; no longer than `limit`.
 #[must_use]
-pub fn explore(scenario: &Scenario, rules: Rules, law: Option<Law>, limit: Duration) -> Report {
+pub fn explore(scenario: &Scenario, rules: Rules, law: Option<Law>, first: First, limit: Duration) -> Report {
     let began = Instant::now();
     let exploration = Exploration { scenario: scenario.clone(), rules };
     let until = match law {
@@ -115,20 +124,35 @@ pub fn explore(scenario: &Scenario, rules: Rules, law: Option<Law>, limit: Durat
         None => HasDiscoveries::AnyFailures,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let checker = exploration.checker().threads(threads).finish_when(until).timeout(limit).spawn_bfs().join();
+    let checker = exploration.checker().threads(threads).finish_when(until).timeout(limit);
+    match first {
+        First::Nearest => report(scenario, law, began, limit, &checker.spawn_bfs().join()),
+        First::Farthest => report(scenario, law, began, limit, &checker.spawn_dfs().join()),
+    }
+}
+
+fn report(
+    scenario: &Scenario,
+    law: Option<Law>,
+    began: Instant,
+    limit: Duration,
+    checker: &impl Checker<Exploration>,
+) -> Report {
     let found = checker.discoveries();
     let broken = Law::ALL.into_iter().filter(|broken| law.is_none_or(|law| law == *broken)).find_map(|law| {
         let path = found.get(law.name())?.clone().into_vec();
         Some((law, path.into_iter().filter_map(|(world, step)| Some(world.tell(step?))).collect()))
     });
+    let ended = broken.is_some() || began.elapsed() < limit;
+    let missed = |goal: &Goal| ended && !found.contains_key(goal.name());
     Report {
         scenario: scenario.name,
         steps: checker.state_count(),
         states: checker.unique_state_count(),
         depth: checker.max_depth(),
-        ended: broken.is_some() || began.elapsed() < limit,
+        ended,
         took: began.elapsed(),
         broken,
-        missed: scenario.goals.iter().copied().filter(|goal| !found.contains_key(goal.name())).collect(),
+        missed: scenario.goals.iter().copied().filter(missed).collect(),
     }
 }
