@@ -59,6 +59,7 @@ const CONTROLS: &[(Rule, u64, Option<u64>, &[Promise])] = &[
     // Agents: liveness.
     (Rule::WaitForMajority, 100, ALL, &[HandOver]),
     (Rule::ReleasePartial, 100, ALL, &[HandOver, Liveness]),
+    (Rule::Cut, 1000, ALL, &[HandOver, Liveness]),
 ];
 
 /// Rules that no schedule needs, for another one does their work.
