@@ -5,7 +5,7 @@ mod electors;
 
 use std::time::Duration;
 
-use cabloy_agent::election::{Candidacy, ErrorKind, NodeStatus, Owner, Role, Timing};
+use cabloy_agent::election::{Candidacy, ErrorKind, NodeStatus, Owner, Role};
 use cabloy_agent::ledger::{FinishError, Put, PutError, RunResult};
 use cabloy_tests::redis::Redis;
 use cabloy_tests::wait;
@@ -362,91 +362,4 @@ async fn other_masters_are_gone_over_to() {
     tokio::time::timeout(SOON, role.wait_for(led)).await.expect("it leads there").unwrap();
     assert_eq!(here[0].run::<Option<String>>(&["GET", LOCK]), None);
     assert_eq!(agents[0].status().nodes.len(), 1);
-}
-
-/// `cargo test --release -p cabloy-agent --test election -- --ignored --nocapture figures`
-#[tokio::test]
-#[ignore = "measures"]
-async fn figures() {
-    let servers = servers::<3>();
-    let terms = Terms::default();
-    let masters = masters(&servers);
-    let alone = start::<1>(&masters, &terms);
-    alone[0].elector.reconfigure(masters.clone(), Timing { ttl: Duration::from_secs(10) });
-    let (_, mut term) = leader(&alone).await;
-    let mut spans = Vec::new();
-    for _ in 0..1000 {
-        alone[0].elector.resign().await;
-        let before = now();
-        alone[0].elector.stand(Candidacy { stands: true, revision: 1 });
-        term = leader(&alone).await.1;
-        spans.push(term.since().since(before));
-    }
-    report("from standing to leading, alone", &mut spans);
-
-    for size in [1, 100, 1000] {
-        let mut spans = Vec::new();
-        for round in 0..100 {
-            let puts = (0..size).map(|index| claim(&format!("{size}/{round}/{index}"), 1)).collect();
-            let before = now();
-            assert!(alone[0].elector.ledger().put(&term, puts).await.iter().all(Result::is_ok));
-            spans.push(now().since(before));
-            if round % 10 == 9 {
-                let ids = term.records().into_iter().map(|record| record.id).collect();
-                alone[0].elector.ledger().forget(&term, ids).await.unwrap();
-            }
-        }
-        report(&format!("{size} claims in one round"), &mut spans);
-    }
-    let puts = (0..5000).map(|index| claim(&format!("f/{index}"), 1)).collect();
-    assert!(alone[0].elector.ledger().put(&term, puts).await.iter().all(Result::is_ok));
-    let before = now();
-    let ledger = alone[0].elector.ledger();
-    let finishes = (0..5000).map(|index| {
-        let ledger = ledger.clone();
-        async move { ledger.finish(&format!("f/{index}"), result(&format!("f/{index}-1"), true)).await }
-    });
-    assert!(futures::future::join_all(finishes).await.iter().all(Result::is_ok));
-    println!("5000 results at once: {:?}", now().since(before));
-    alone[0].elector.resign().await;
-    let before = now();
-    alone[0].elector.stand(Candidacy { stands: true, revision: 1 });
-    term = leader(&alone).await.1;
-    println!("from standing to leading with 5000 records: {:?}", term.since().since(before));
-    let ids = term.records().into_iter().map(|record| record.id).collect();
-    ledger.forget(&term, ids).await.unwrap();
-    alone[0].elector.resign().await;
-    drop(alone);
-
-    for count in [2, 3, 10] {
-        let agents: Vec<_> =
-            (0..count).map(|index| Agent::start(&format!("h{count}-{index}"), masters.clone(), 1, &terms)).collect();
-        for agent in &agents {
-            agent.elector.reconfigure(masters.clone(), Timing { ttl: Duration::from_secs(10) });
-        }
-        let (mut at, _) = leader(&agents).await;
-        let mut spans = Vec::new();
-        for _ in 0..200 {
-            for agent in agents.iter().filter(|agent| agent.name != agents[at].name) {
-                follows(agent, &agents[at].name).await;
-            }
-            let before = now();
-            agents[at].elector.resign().await;
-            let others: Vec<_> = (0..count).filter(|index| *index != at).collect();
-            let (next, term) = leader(others.iter().map(|index| &agents[*index])).await;
-            spans.push(term.since().since(before));
-            agents[at].elector.stand(Candidacy { stands: true, revision: 1 });
-            at = others[next];
-        }
-        report(&format!("hand-over among {count}"), &mut spans);
-        for agent in agents {
-            agent.stop().await;
-        }
-    }
-}
-
-fn report(what: &str, spans: &mut [Duration]) {
-    spans.sort_unstable();
-    let at = |percent: usize| spans[(spans.len() * percent / 100).min(spans.len() - 1)];
-    println!("{what}: p50 {:?}, p99 {:?}, max {:?}", at(50), at(99), at(100));
 }
