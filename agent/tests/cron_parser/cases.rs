@@ -1,27 +1,7 @@
-//! Schedules tick as they did under cron-parser, the library that the apps used.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+//! Cases: expressions, time zones, and times to start from, mostly near to where clocks change.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs;
-use std::process::Stdio;
-
-use cabloy_agent::schedule::Timetable;
-use cabloy_crds::files::Schedule;
-use cabloy_tests::npm;
-use cabloy_tests::process::bound;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
-use serde_json::json;
-
-/// How many cases there are.
-const CASES: usize = 20_000;
-
-/// How many ticks of each are compared.
-const TICKS: usize = 6;
-
-/// What the cases are made of.
-const SEED: u64 = 20_260_308;
 
 const ZONES: [&str; 20] = [
     "UTC",
@@ -47,7 +27,7 @@ const ZONES: [&str; 20] = [
 ];
 
 /// The same numbers on every machine and for ever (`SplitMix64`).
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
@@ -122,8 +102,8 @@ fn expression(dice: &mut Dice) -> String {
         let all = ["@yearly", "@monthly", "@weekly", "@daily", "@hourly"];
         return dice.of(&all).to_owned();
     }
-    let second = if dice.chance(25) { field(dice, 0, 59, &[]) + " " } else { String::new() };
-    let minute = if dice.chance(40) { dice.of(&["0", "15", "30", "45", "*/15", "*"]).to_owned() } else { field(dice, 0, 59, &[]) };
+    let second = if dice.chance(15) { field(dice, 0, 59, &[]) + " " } else { String::new() };
+    let minute = if dice.chance(60) { dice.of(&["0", "0", "5", "15", "30", "45", "*/15", "*"]).to_owned() } else { field(dice, 0, 59, &[]) };
     // Hours in which clocks change, often.
     let hour = match dice.between(0, 9) {
         0..=2 => dice.between(0, 4).to_string(),
@@ -153,14 +133,20 @@ fn expression(dice: &mut Dice) -> String {
     format!("{second}{minute} {hour} {day} {month} {weekday}")
 }
 
-#[derive(Debug)]
-struct Case {
-    expression: String,
-    zone: &'static str,
-    start: Timestamp,
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub expression: String,
+    pub zone: &'static str,
+    pub start: Timestamp,
 }
 
-fn case(dice: &mut Dice) -> Case {
+impl Case {
+    pub fn tz(&self) -> TimeZone {
+        cabloy_crds::cron::time_zone(self.zone).unwrap()
+    }
+}
+
+pub fn case(dice: &mut Dice) -> Case {
     let zone = dice.of(&ZONES);
     let tz = cabloy_crds::cron::time_zone(zone).unwrap();
     let year = i16::try_from(dice.between(2009, 2024)).unwrap();
@@ -181,100 +167,4 @@ fn case(dice: &mut Dice) -> Case {
     };
     let millis = if dice.chance(20) { dice.between(0, 59_999) } else { 0 };
     Case { expression: expression(dice), zone, start: start + millis.milliseconds() }
-}
-
-/// What a library makes of a case: ticks, or why there are none (any more).
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Ticks {
-    ticks: Vec<Timestamp>,
-    end: Option<String>,
-}
-
-impl Ticks {
-    fn parse(text: &str) -> Self {
-        let (ticks, end) = match text.find(['e', 'r']) {
-            Some(at) => (&text[..at], Some(text[at..].to_owned())),
-            None => (text, None),
-        };
-        let ticks = ticks.split_whitespace().map(|ms| Timestamp::from_millisecond(ms.parse().unwrap()).unwrap()).collect();
-        Self { ticks, end }
-    }
-}
-
-fn theirs(package: &str, cases: &[Case]) -> Vec<[Ticks; 2]> {
-    let folder = tempfile::tempdir().unwrap();
-    let input = folder.path().join("cases");
-    let mut text = String::new();
-    for Case { expression, zone, start } in cases {
-        writeln!(text, "{expression}\t{zone}\t{}", start.as_millisecond()).unwrap();
-    }
-    fs::write(&input, text).unwrap();
-    let mut node = bound("node");
-    node.arg(npm::fixture("cron-parser").join("ticks.js")).args([package, &TICKS.to_string()]);
-    node.env("NODE_PATH", npm::modules("cron-parser")).stdin(fs::File::open(&input).unwrap()).stderr(Stdio::inherit());
-    let output = node.output().unwrap();
-    assert!(output.status.success(), "{package} has ended early");
-    let lines = String::from_utf8(output.stdout).unwrap();
-    let answers: Vec<_> = lines.lines().map(|line| {
-        let (first, second) = line.split_once('\t').unwrap_or((line, line));
-        [Ticks::parse(first), Ticks::parse(second)]
-    }).collect();
-    assert_eq!(answers.len(), cases.len());
-    answers
-}
-
-fn timetable(expression: &str, zone: &str) -> Result<Timetable, String> {
-    let schedule: Schedule = serde_json::from_value(json!({
-        "name": "s", "cron": expression, "timeZone": zone, "overlap": "Skip", "jitterMs": 0, "timeoutMs": 1000,
-        "onUnknown": "Skip", "retry": {"limit": 0, "initialDelayMs": 1000, "factor": 2.0, "maxDelayMs": 1000}, "suspend": false,
-        "target": {"http": {"method": "POST", "path": "/"}},
-    })).unwrap();
-    Timetable::new(&schedule).map_err(|error| error.to_string())
-}
-
-fn ours(case: &Case) -> Ticks {
-    let table = match timetable(&case.expression, case.zone) {
-        Ok(table) => table,
-        Err(reason) => return Ticks { ticks: vec![], end: Some(reason) },
-    };
-    let ticks = std::iter::successors(table.next_after(case.start), |last| table.next_after(*last)).take(TICKS).collect();
-    Ticks { ticks, end: None }
-}
-
-#[test]
-fn probe() {
-    let mut dice = Dice(SEED);
-    let cases: Vec<_> = (0..CASES).map(|_| case(&mut dice)).collect();
-    let began = std::time::Instant::now();
-    let ours: Vec<_> = cases.iter().map(ours).collect();
-    println!("ours {:?}", began.elapsed());
-    let _ = TimeZone::UTC;
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for package in ["cron-parser-4", "cron-parser-5"] {
-        let began = std::time::Instant::now();
-        let theirs = theirs(package, &cases);
-        println!("{package} {:?}", began.elapsed());
-        for ((case, ours), theirs) in cases.iter().zip(&ours).zip(theirs) {
-            for (way, theirs) in ["iterator", "anew"].into_iter().zip(theirs) {
-                let kind = match (&ours.end, &theirs.end) {
-                    (None, None) if ours == &theirs => "same".to_owned(),
-                    (None, None) => "ticks".into(),
-                    (Some(_), None) => "only they accept".into(),
-                    (None, Some(why)) => format!("only we accept: {}", why.split(|c: char| c.is_ascii_digit()).next().unwrap()),
-                    (Some(_), Some(_)) => "both refuse".into(),
-                };
-                let key = format!("{package} {way} {kind}");
-                let count = counts.entry(key.clone()).or_default();
-                *count += 1;
-                if kind != "same" && kind != "both refuse" && *count < 40 {
-                    let tz = cabloy_crds::cron::time_zone(case.zone).unwrap();
-                    let show = |ticks: &Ticks| ticks.ticks.iter().map(|t| t.to_zoned(tz.clone()).strftime("%m-%d %H:%M:%S%z").to_string()).collect::<Vec<_>>().join(" ") + ticks.end.as_deref().unwrap_or("");
-                    println!("{key}: {:?} {} {}\n   ours   {}\n   theirs {}", case.expression, case.zone, case.start.to_zoned(tz.clone()), show(ours), show(&theirs));
-                }
-            }
-        }
-    }
-    for (key, count) in counts {
-        println!("COUNT {count} {key}");
-    }
 }

@@ -1,0 +1,162 @@
+//! Schedules tick as they did under cron-parser, the library that the apps used, but for differences that are listed.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod cases;
+mod meaning;
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::process::Stdio;
+
+use cabloy_agent::schedule::Timetable;
+use cabloy_crds::files::Schedule;
+use cabloy_tests::npm;
+use cabloy_tests::process::bound;
+use cases::{Case, Dice, case};
+use jiff::Timestamp;
+use meaning::Meaning;
+use rules::Rule;
+use serde_json::json;
+
+/// How many cases there are.
+const CASES: usize = 10_000;
+
+/// How many ticks of each are compared.
+const TICKS: usize = 3;
+
+/// What the cases are made of.
+const SEED: u64 = 20_260_308;
+
+/// Ticks from here on are not compared: time zones of the machine's Node.js may be older than ours.
+const UNTIL: &str = "2026-01-01T00:00:00Z";
+
+/// What a library makes of a case: ticks, or why there are none (any more).
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ticks {
+    ticks: Vec<Timestamp>,
+    end: Option<String>,
+}
+
+impl Ticks {
+    /// Without those that are not compared.
+    fn cut(&mut self) {
+        let until = UNTIL.parse().unwrap();
+        if let Some(at) = self.ticks.iter().position(|tick| *tick >= until) {
+            self.ticks.truncate(at);
+            self.end = None;
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        let (ticks, end) = match text.find(['e', 'r']) {
+            Some(at) => (&text[..at], Some(text[at..].to_owned())),
+            None => (text, None),
+        };
+        let ticks = ticks.split_whitespace().map(|ms| Timestamp::from_millisecond(ms.parse().unwrap()).unwrap()).collect();
+        let mut ticks = Self { ticks, end };
+        ticks.cut();
+        ticks
+    }
+}
+
+fn theirs(package: &str, cases: &[Case]) -> Vec<[Ticks; 2]> {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("cases");
+    let mut text = String::new();
+    for Case { expression, zone, start } in cases {
+        writeln!(text, "{expression}\t{zone}\t{}", start.as_millisecond()).unwrap();
+    }
+    fs::write(&input, text).unwrap();
+    let mut node = bound("node");
+    node.arg(npm::fixture("cron-parser").join("ticks.js")).args([package, &TICKS.to_string()]);
+    node.env("NODE_PATH", npm::modules("cron-parser")).stdin(fs::File::open(&input).unwrap()).stderr(Stdio::inherit());
+    let output = node.output().unwrap();
+    assert!(output.status.success(), "{package} has ended early");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<_> = lines.lines().map(|line| {
+        let (first, second) = line.split_once('\t').unwrap_or((line, line));
+        [Ticks::parse(first), Ticks::parse(second)]
+    }).collect();
+    assert_eq!(answers.len(), cases.len());
+    answers
+}
+
+fn timetable(expression: &str, zone: &str) -> Result<Timetable, String> {
+    let schedule: Schedule = serde_json::from_value(json!({
+        "name": "s", "cron": expression, "timeZone": zone, "overlap": "Skip", "jitterMs": 0, "timeoutMs": 1000,
+        "onUnknown": "Skip", "retry": {"limit": 0, "initialDelayMs": 1000, "factor": 2.0, "maxDelayMs": 1000}, "suspend": false,
+        "target": {"http": {"method": "POST", "path": "/"}},
+    })).unwrap();
+    Timetable::new(&schedule).map_err(|error| error.to_string())
+}
+
+fn ours(case: &Case) -> Ticks {
+    let table = match timetable(&case.expression, case.zone) {
+        Ok(table) => table,
+        Err(reason) => return Ticks { ticks: vec![], end: Some(reason) },
+    };
+    let ticks = std::iter::successors(table.next_after(case.start), |last| table.next_after(*last));
+    let mut ticks = Ticks { ticks: ticks.take(TICKS).collect(), end: None };
+    ticks.cut();
+    ticks
+}
+
+fn show(case: &Case, ticks: &Ticks) -> String {
+    let times = ticks.ticks.iter().map(|tick| tick.to_zoned(case.tz()).strftime("%F %T%z").to_string());
+    times.chain(ticks.end.clone()).collect::<Vec<_>>().join("  ")
+}
+
+#[test]
+fn schedules_tick_as_under_cron_parser() {
+    let began = std::time::Instant::now();
+    let mut dice = Dice(SEED);
+    let cases: Vec<_> = (0..CASES).map(|_| case(&mut dice)).collect();
+    let (half, rest) = cases.split_at(CASES / 2);
+    let (four, five, ours) = std::thread::scope(|scope| {
+        // The older is by far the slower one.
+        let four = [half, rest].map(|cases| scope.spawn(|| theirs("cron-parser-4", cases)));
+        let five = scope.spawn(|| theirs("cron-parser-5", &cases));
+        let ours: Vec<_> = cases.iter().map(ours).collect();
+        (four.map(|half| half.join().unwrap()).concat(), five.join().unwrap(), ours)
+    });
+    println!("{:?}", began.elapsed());
+    let mut figures: BTreeMap<(Rule, u32), usize> = BTreeMap::new();
+    let (mut same, mut never, mut different, mut wrong) = (0, 0, BTreeSet::new(), Vec::new());
+    for (index, (case, ours)) in cases.iter().zip(&ours).enumerate() {
+        for (version, answers) in [(4, &four[index]), (5, &five[index])] {
+            let mut rules = BTreeSet::new();
+            for theirs in answers {
+                if ours.end.is_some() && theirs.ticks.is_empty() && theirs.end.is_some() {
+                    never += 1;
+                } else if ours == theirs {
+                    same += 1;
+                } else {
+                    let meaning = Meaning::parse(&case.expression);
+                    match rules::of_expression(&meaning, version).map_or_else(|| rules::of_ticks(case, &meaning, ours, theirs), |rule| Ok([rule].into())) {
+                        Ok(found) => rules.extend(found),
+                        Err(reason) => wrong.push(format!("{case:?}, version {version}: {reason}\n  ours   {}\n  theirs {}", show(case, ours), show(case, theirs))),
+                    }
+                    different.insert(index);
+                }
+            }
+            for rule in rules {
+                *figures.entry((rule, version)).or_default() += 1;
+            }
+        }
+    }
+    // What we do where we differ is what the documentation says.
+    for index in &different {
+        let (case, ours) = (&cases[*index], &ours[*index]);
+        let mut meant = Ticks { ticks: Meaning::parse(&case.expression).ticks(case.start, &case.tz(), TICKS), end: None };
+        meant.cut();
+        if meant != *ours {
+            wrong.push(format!("{case:?}\n  ours  {}\n  meant {}", show(case, ours), show(case, &meant)));
+        }
+    }
+    println!("{:?}", began.elapsed());
+    println!("{CASES} cases, {TICKS} ticks each, two versions in two ways: {same} the same, {never} that never come to pass");
+    println!("{} cases differ in at least one: {figures:?}", different.len());
+    assert!(wrong.is_empty(), "{} cases, such as\n{}", wrong.len(), wrong[..wrong.len().min(12)].join("\n"));
+}
