@@ -78,14 +78,17 @@ fn plain(expression: &str) -> Result<String, String> {
     }
     let mut plain = Vec::new();
     for (kind, mut field) in (6 - fields.len()..6).zip(fields) {
+        if kind == 5 {
+            // A week may end with Sunday; a range of Sunday alone is no week.
+            field = field.replace("SUN-SUN", "0").replace("0-SUN", "0").replace("-SUN", "-7");
+        }
         let names: &[&str] = match kind {
             4 => &MONTHS,
             5 => &DAYS,
             _ => &[],
         };
         for (number, name) in (i32::from(kind == 4)..).zip(names) {
-            // A week may end with Sunday.
-            field = if *name == "SUN" { field.replace("-SUN", "-7") } else { field }.replace(name, &number.to_string());
+            field = field.replace(name, &number.to_string());
         }
         if let Some(item) = field.split(',').find(|item| !is_sound(item, kind)) {
             return Err(format!("{item:?} cannot be read in {field:?}"));
@@ -188,5 +191,155 @@ impl Span {
 
     fn instant(&self, wall: DateTime) -> Option<Timestamp> {
         self.offset.to_timestamp(wall).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admits_the_documented_forms() {
+        for expression in [
+            "0 3 * * *",
+            "*/10 * * * * *",
+            "0/15 * * * *",
+            "0 0 L * *",
+            "0 0 15W * *",
+            "0 0 LW * *",
+            "0 9 * * MON#1",
+            "0 9 * * mon-fri#1",
+            "0 9 * * friL",
+            "0 9 * jan,Feb FRI-SUN",
+            "0 9 * * SUN-SAT",
+            "0 0 29 2 *",
+            "@daily",
+            "@weekdays",
+        ] {
+            assert!(parse(expression).is_ok(), "{expression}");
+        }
+    }
+
+    #[test]
+    fn refuses_with_the_reason() {
+        for expression in [
+            "",
+            "x",
+            "* * *",
+            "61 * * * *",
+            "0 0 30 2 *",
+            "0 0 1 1 * 2030 1",
+            "@never",
+            "mon 0 * * *",
+            "0 0 * * JAN",
+            "0 0 * MON *",
+            "0, * * * *",
+            "/5 * * * *",
+            "0 0 15W3 * *",
+            "0 0 * * L",
+            "0 0 * * 5#L",
+            "0 0 * * +1",
+            "0 0 * * 1-5/2#1",
+        ] {
+            let error = parse(expression).expect_err(expression).to_string();
+            assert!(error.contains("write"), "{error}");
+        }
+    }
+
+    #[test]
+    fn knows_time_zones() {
+        assert!(time_zone("Asia/Shanghai").is_ok());
+        assert!(time_zone("Mars/Olympus").expect_err("no such zone").to_string().contains("IANA"));
+    }
+
+    /// Ticks from `start` on, as the clocks of the zone show them.
+    fn ticks(expression: &str, zone: &str, start: &str, count: usize) -> Vec<String> {
+        let (cron, zone) = (parse(expression).unwrap(), time_zone(zone).unwrap());
+        let start = start.parse::<Timestamp>().unwrap() - 1.nanosecond();
+        std::iter::successors(cron.next_after(start, &zone), |tick| cron.next_after(*tick, &zone))
+            .take(count)
+            .map(|tick| tick.to_zoned(zone.clone()).strftime("%m-%d %H:%M:%S %:z").to_string())
+            .collect()
+    }
+
+    #[test]
+    fn a_time_that_does_not_exist_comes_in_the_first_hour_that_has_its_minute() {
+        assert_eq!(
+            ticks("30 2 * * *", "America/New_York", "2026-03-07T12:00:00Z", 2),
+            ["03-08 03:30:00 -04:00", "03-09 02:30:00 -04:00"]
+        );
+        assert_eq!(
+            ticks("*/20 2,3 * * *", "Europe/Berlin", "2026-03-29T00:00:00Z", 4),
+            ["03-29 03:00:00 +02:00", "03-29 03:20:00 +02:00", "03-29 03:40:00 +02:00", "03-30 02:00:00 +02:00"],
+            "at the same time as others they are one"
+        );
+        assert_eq!(
+            ticks("0 0 * * *", "America/Sao_Paulo", "2018-11-03T12:00:00Z", 2),
+            ["11-04 01:00:00 -02:00", "11-05 00:00:00 -02:00"]
+        );
+        assert_eq!(
+            ticks("15 2 * * *", "Australia/Lord_Howe", "2026-10-03T00:00:00Z", 2),
+            ["10-04 03:15:00 +11:00", "10-05 02:15:00 +11:00"],
+            "half an hour"
+        );
+        assert_eq!(
+            ticks("30 1,2 * * *", "Antarctica/Troll", "2026-03-29T00:00:00Z", 2),
+            ["03-29 03:30:00 +02:00", "03-30 01:30:00 +02:00"],
+            "two hours"
+        );
+        assert_eq!(
+            ticks("30 23 * * 6", "America/Scoresbysund", "2025-03-29T12:00:00Z", 2),
+            ["03-30 00:30:00 -01:00", "04-05 23:30:00 -01:00"],
+            "over midnight"
+        );
+        assert_eq!(
+            ticks("0 9 * * *", "Pacific/Apia", "2011-12-29T12:00:00Z", 2),
+            ["12-29 09:00:00 -10:00", "12-31 09:00:00 +14:00"],
+            "a day that was left out has no ticks"
+        );
+    }
+
+    #[test]
+    fn a_time_that_comes_twice_comes_the_first_time() {
+        let once = ["11-01 01:30:00 -04:00", "11-02 01:30:00 -05:00"];
+        assert_eq!(ticks("30 1 * * *", "America/New_York", "2026-11-01T04:00:00Z", 2), once);
+        assert_eq!(
+            ticks("30 1 * * *", "America/New_York", "2026-11-01T06:00:00Z", 1),
+            once[1..],
+            "nor again for who comes later"
+        );
+        assert_eq!(
+            ticks("*/30 1 * * *", "America/New_York", "2026-11-01T04:00:00Z", 3),
+            ["11-01 01:00:00 -04:00", "11-01 01:30:00 -04:00", "11-02 01:00:00 -05:00"]
+        );
+        assert_eq!(
+            ticks("0 0 * * *", "America/Havana", "2025-11-02T00:00:00Z", 2),
+            ["11-02 00:00:00 -04:00", "11-03 00:00:00 -05:00"]
+        );
+        assert_eq!(
+            ticks("45 1 * * *", "Australia/Lord_Howe", "2026-04-04T00:00:00Z", 2),
+            ["04-05 01:45:00 +11:00", "04-06 01:45:00 +10:30"]
+        );
+    }
+
+    #[test]
+    fn what_runs_each_hour_runs_in_each_of_two_equal_ones() {
+        assert_eq!(
+            ticks("30 * * * *", "America/New_York", "2026-11-01T05:00:00Z", 3),
+            ["11-01 01:30:00 -04:00", "11-01 01:30:00 -05:00", "11-01 02:30:00 -05:00"]
+        );
+        assert_eq!(
+            ticks("30 * * * *", "America/New_York", "2026-03-08T06:00:00Z", 3),
+            ["03-08 01:30:00 -05:00", "03-08 03:30:00 -04:00", "03-08 04:30:00 -04:00"]
+        );
+    }
+
+    #[test]
+    fn a_month_without_the_day_is_passed_over() {
+        assert_eq!(ticks("0 0 29 2 *", "UTC", "2024-03-01T00:00:00Z", 1), ["02-29 00:00:00 +00:00"], "four years on");
+        assert_eq!(
+            ticks("0 0 31 * *", "UTC", "2026-01-31T00:00:01Z", 2),
+            ["03-31 00:00:00 +00:00", "05-31 00:00:00 +00:00"]
+        );
     }
 }

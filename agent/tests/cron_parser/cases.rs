@@ -103,7 +103,11 @@ fn expression(dice: &mut Dice) -> String {
         return dice.of(&all).to_owned();
     }
     let second = if dice.chance(15) { field(dice, 0, 59, &[]) + " " } else { String::new() };
-    let minute = if dice.chance(60) { dice.of(&["0", "0", "5", "15", "30", "45", "*/15", "*"]).to_owned() } else { field(dice, 0, 59, &[]) };
+    let minute = if dice.chance(60) {
+        dice.of(&["0", "0", "5", "15", "30", "45", "*/15", "*"]).to_owned()
+    } else {
+        field(dice, 0, 59, &[])
+    };
     // Hours in which clocks change, often.
     let hour = match dice.between(0, 9) {
         0..=2 => dice.between(0, 4).to_string(),

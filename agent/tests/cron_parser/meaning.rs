@@ -24,6 +24,7 @@ impl Field {
             let item = item.split_once('#').map_or(item, |(day, _)| day);
             let (range, step) = item.split_once('/').unwrap_or((item, "1"));
             let (start, end) = match range.split_once('-') {
+                Some((start, end)) if end.eq_ignore_ascii_case("sun") && number(start) > 0 => (number(start), 7),
                 Some((start, end)) => (number(start), number(end)),
                 None if matches!(range, "*" | "?") => (low, high),
                 None if item.contains('/') => (number(range), high),
@@ -32,6 +33,11 @@ impl Field {
             values.extend((start..=end).step_by(step.parse().unwrap()));
         }
         Self { text: text.to_owned(), values }
+    }
+
+    /// Days of the week.
+    pub fn weekdays(text: &str) -> Self {
+        Self::parse(text, 0, 7, &WEEKDAYS)
     }
 
     pub fn is_star(&self) -> bool {
@@ -76,7 +82,7 @@ impl Meaning {
             hours: Field::parse(fields[2], 0, 23, &[]),
             days: Field::parse(fields[3], 1, 31, &[]),
             months: Field::parse(fields[4], 1, 12, &MONTHS),
-            weekdays: Field::parse(fields[5], 0, 7, &WEEKDAYS),
+            weekdays: Field::weekdays(fields[5]),
         }
     }
 
@@ -97,7 +103,7 @@ impl Meaning {
         let in_week = nth && self.weekdays.values.iter().any(|number| is(*number))
             || self.weekdays.text.split(',').any(|item| {
                 let Some(number) = item.strip_suffix('L') else { return false };
-                is(Field::parse(number, 0, 7, &WEEKDAYS).values[0]) && date.day() + 7 > last
+                is(Field::weekdays(number).values[0]) && date.day() + 7 > last
             });
         self.months.has(date.month())
             && match (self.days.is_star(), self.weekdays.is_star()) {
@@ -111,7 +117,8 @@ impl Meaning {
     /// The first ticks after `start`: of a time that does not exist, in the first later hour that has its minute; of one
     /// that comes twice, the first time, or each time if no hour is named.
     pub fn ticks(&self, start: Timestamp, tz: &TimeZone, count: usize) -> Vec<Timestamp> {
-        let sets = [&self.hours, &self.minutes, &self.seconds].map(|field| field.values.iter().copied().collect::<BTreeSet<_>>());
+        let sets = [&self.hours, &self.minutes, &self.seconds]
+            .map(|field| field.values.iter().copied().collect::<BTreeSet<_>>());
         let mut date = tz.to_datetime(start).date().yesterday().unwrap();
         let mut ticks = BTreeSet::new();
         let mut days_more = 2;
@@ -139,10 +146,15 @@ impl Meaning {
             AmbiguousOffset::Fold { .. } => vec![ambiguous.earlier().unwrap(), ambiguous.later().unwrap()],
             AmbiguousOffset::Gap { .. } => {
                 let later = (1..23).map(|hours: i64| resolve(wall.checked_add(hours.hours()).unwrap()));
-                later.map(|later| later.earlier().unwrap()).zip(1..23).find_map(|(instant, hours)| {
-                    let shown = tz.to_datetime(instant);
-                    (shown == wall.checked_add(i64::from(hours).hours()).unwrap()).then_some(instant)
-                }).into_iter().collect()
+                later
+                    .map(|later| later.earlier().unwrap())
+                    .zip(1..23)
+                    .find_map(|(instant, hours)| {
+                        let shown = tz.to_datetime(instant);
+                        (shown == wall.checked_add(i64::from(hours).hours()).unwrap()).then_some(instant)
+                    })
+                    .into_iter()
+                    .collect()
             }
         }
     }

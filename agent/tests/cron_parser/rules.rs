@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 
 use crate::cases::Case;
-use crate::meaning::Meaning;
+use crate::meaning::{Field, Meaning};
 use crate::{Ticks, UNTIL};
 
 /// The rules, as docs/resource.md lists them.
@@ -27,6 +27,19 @@ pub enum Rule {
     HourLost,
     /// They lose, double or disorder ticks, or give up, where clocks change by or at other than full hours.
     Uneven,
+}
+
+impl Rule {
+    pub const ALL: [Self; 8] = [
+        Self::CountsValues,
+        Self::NthBindsDays,
+        Self::StepsToSunday,
+        Self::ValueTwice,
+        Self::DayOfNoMonth,
+        Self::HourTwice,
+        Self::HourLost,
+        Self::Uneven,
+    ];
 }
 
 /// A change of the clocks of a zone.
@@ -59,6 +72,7 @@ pub fn of_expression(meaning: &Meaning, version: u32) -> Option<Rule> {
     let both = !days.is_star() && !weekdays.is_star();
     let last = |month: i8| [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31][usize::try_from(month - 1).unwrap()];
     let distinct = |values: &[i8]| values.iter().collect::<BTreeSet<_>>().len();
+    let twice = |values: &[i8]| distinct(values) < values.len();
     let of_no_month = || {
         let only = months.values.iter().collect::<BTreeSet<_>>();
         only.len() == 1 && days.values.iter().min() > Some(&last(**only.first().unwrap())) && !days.text.contains('L')
@@ -71,11 +85,9 @@ pub fn of_expression(meaning: &Meaning, version: u32) -> Option<Rule> {
         end == "7" && start > 0 && (7 - start) % step.parse::<i8>().unwrap() > 0
     };
     match version {
-        5 if meaning.fields().iter().any(|field| {
-            // Sunday is one day.
-            let modulo = if std::ptr::eq(*field, weekdays) && !field.text.contains(['-', '*', '/']) { 7 } else { 100 };
-            distinct(&field.values.iter().map(|value| value % modulo).collect::<Vec<_>>()) < field.values.len()
-        }) => Some(Rule::ValueTwice),
+        5 if meaning.fields().iter().any(|field| twice(&field.values)) || twice(&as_weekdays(&weekdays.text)) => {
+            Some(Rule::ValueTwice)
+        }
         4 if both && of_no_month() => Some(Rule::DayOfNoMonth),
         4 if both && weekdays.text.contains('#') => Some(Rule::NthBindsDays),
         4 if both && (days.values.len() + 3 > 31 || distinct(&weekdays.values) >= 7) => Some(Rule::CountsValues),
@@ -84,14 +96,29 @@ pub fn of_expression(meaning: &Meaning, version: u32) -> Option<Rule> {
     }
 }
 
+/// Days of the week as version 5 counts them: a range that comes to 7 has 0 as well, and 7 alone is 0.
+fn as_weekdays(text: &str) -> Vec<i8> {
+    let items = text.split(',').map(|item| (item, Field::weekdays(item).values));
+    items
+        .flat_map(|(item, mut values)| {
+            if !item.contains(['-', '/', '*', '?']) {
+                values.iter_mut().for_each(|value| *value %= 7);
+            } else if values.contains(&7) && !values.contains(&0) {
+                values.push(0);
+            }
+            values
+        })
+        .collect()
+}
+
 /// The rules that explain each tick which only one side has; what no rule explains, in words.
 pub fn of_ticks(case: &Case, meaning: &Meaning, ours: &Ticks, theirs: &Ticks) -> Result<BTreeSet<Rule>, String> {
     let changes = changes(case);
     let mut rules = BTreeSet::new();
-    // As far as both have got. Where they gave up, up to our next.
+    // As far as both have got.
     let end = |ticks: &Ticks| ticks.ticks.iter().max().copied().unwrap_or(case.start);
-    let common = if theirs.end.is_some() { ours.ticks.iter().find(|tick| **tick > end(theirs)).copied() } else { None };
-    let common = common.unwrap_or_else(|| end(ours).min(end(theirs)));
+    let common = if theirs.end.is_some() { end(theirs) } else { end(ours).min(end(theirs)) };
+    let next = ours.ticks.iter().find(|tick| **tick > common).copied().unwrap_or(common);
     let set = |ticks: &Ticks| ticks.ticks.iter().copied().filter(|tick| *tick <= common).collect::<BTreeSet<_>>();
     let (ours, theirs_too) = (set(ours), set(theirs));
     for tick in ours.symmetric_difference(&theirs_too) {
@@ -111,12 +138,14 @@ pub fn of_ticks(case: &Case, meaning: &Meaning, ours: &Ticks, theirs: &Ticks) ->
                 None
             }
         });
-        rules.insert(rule.ok_or_else(|| format!("no rule explains {tick}, which only {} have", if is_ours { "we" } else { "they" }))?);
+        rules.insert(rule.ok_or_else(|| {
+            format!("no rule explains {tick}, which only {} have", if is_ours { "we" } else { "they" })
+        })?);
     }
     // The same ticks, in another order or number.
     let sorted = theirs.ticks.is_sorted_by(|a, b| a < b);
     if theirs.end.is_some() || !sorted {
-        let near = |change: &Change| !change.even && (case.start..=common + 4.hours()).contains(&change.at);
+        let near = |change: &Change| !change.even && (case.start..=next + 4.hours()).contains(&change.at);
         if !changes.iter().any(near) {
             return Err("they give up, or go back in time".to_owned());
         }
