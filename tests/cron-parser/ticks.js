@@ -37,12 +37,12 @@ const answer = ([expression, tz, start]) => {
   const at = time => parse(expression, { currentDate: new Date(time), tz });
   try {
     const iterator = at(Number(start));
-    // All that version 4 remembers from one tick to the next: without, a new expression comes to the same.
-    let remembers = name !== 'cron-parser-4';
+    // All that an iterator remembers from one tick to the next: without, a new expression comes to the same.
+    let remembers = false;
     const one = ticks(Number(start), () => {
-      const tick = iterator.next().getTime();
-      remembers ||= iterator._dstStart != null || iterator._dstEnd != null;
-      return tick;
+      const tick = iterator.next();
+      remembers ||= [iterator._dstStart, iterator._dstEnd, tick.dstStart, tick.dstEnd].some(kept => kept != null);
+      return tick.getTime();
     });
     return `${one}\t${remembers ? ticks(Number(start), time => at(time).next().getTime()) : one}`;
   } catch (error) {

@@ -24,7 +24,7 @@ use serde_json::json;
 const CASES: usize = 10_000;
 
 /// How many ticks of each are compared, by version; the older one is by far the slower one.
-const TICKS: [(u32, usize); 2] = [(4, 2), (5, 4)];
+const TICKS: [(u32, usize); 2] = [(4, 2), (5, 3)];
 
 /// What the cases are made of.
 const SEED: u64 = 20_260_308;
@@ -293,10 +293,7 @@ fn expressions_are_taken_and_refused_as_listed() {
         let all = [ours(case), four[0].clone(), five[0].clone()];
         let taken = all.each_ref().map(|ticks| !ticks.ticks.is_empty());
         assert_eq!(taken, *takes, "{expression}: {all:?}");
-        assert!(
-            !takes.iter().all(|takes| *takes)
-                || all.iter().all(|ticks| ticks.ticks[..count(4)] == all[0].ticks[..count(4)]),
-            "{expression}: {all:?}"
-        );
+        let first = all.each_ref().map(|ticks| ticks.ticks.iter().take(count(4)).collect::<Vec<_>>());
+        assert!(*takes != [true; 3] || first.iter().all(|ticks| *ticks == first[0]), "{expression}: {all:?}");
     }
 }
