@@ -132,7 +132,7 @@ fn expression(dice: &mut Dice) -> String {
         _ => field(dice, 0, 7, &DAYS),
     };
     if day != "*" && weekday != "*" && dice.chance(60) {
-        *if dice.chance(50) { &mut day } else { &mut weekday } = "*".to_owned();
+        "*".clone_into(if dice.chance(50) { &mut day } else { &mut weekday });
     }
     format!("{second}{minute} {hour} {day} {month} {weekday}")
 }

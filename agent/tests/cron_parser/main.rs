@@ -1,5 +1,5 @@
 //! Schedules tick as they did under cron-parser, the library that the apps used, but for differences that are listed.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cases;
 mod meaning;
@@ -12,8 +12,8 @@ use std::process::Stdio;
 
 use cabloy_agent::schedule::Timetable;
 use cabloy_crds::files::Schedule;
-use cabloy_tests::npm;
 use cabloy_tests::process::bound;
+use cabloy_tests::{npm, require};
 use cases::{Case, Dice, case};
 use jiff::Timestamp;
 use meaning::Meaning;
@@ -119,6 +119,7 @@ fn show(case: &Case, ticks: &Ticks) -> String {
 
 #[test]
 fn schedules_tick_as_under_cron_parser() {
+    require!(npm::found());
     let began = std::time::Instant::now();
     let mut dice = Dice(SEED);
     let cases: Vec<_> = (0..CASES).map(|_| case(&mut dice)).collect();
@@ -282,6 +283,7 @@ const DISPUTED: [(&str, [bool; 3]); 26] = [
 
 #[test]
 fn expressions_are_taken_and_refused_as_listed() {
+    require!(npm::found());
     let all = |takes: bool| move |expression: &&'static str| (*expression, [takes; 3]);
     let listed: Vec<_> = ACCEPTED.iter().map(all(true)).chain(REFUSED.iter().map(all(false))).chain(DISPUTED).collect();
     let start = "2024-02-10T12:00:00Z".parse().unwrap();

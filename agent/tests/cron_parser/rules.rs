@@ -102,7 +102,9 @@ fn as_weekdays(text: &str) -> Vec<i8> {
     items
         .flat_map(|(item, mut values)| {
             if !item.contains(['-', '/', '*', '?']) {
-                values.iter_mut().for_each(|value| *value %= 7);
+                for value in &mut values {
+                    *value %= 7;
+                }
             } else if values.contains(&7) && !values.contains(&0) {
                 values.push(0);
             }
@@ -130,9 +132,13 @@ pub fn of_ticks(case: &Case, meaning: &Meaning, ours: &Ticks, theirs: &Ticks) ->
                 Some(Rule::Uneven)
             } else if !change.by.is_negative() && is_ours && within(at, SignedDuration::from_hours(1)) {
                 Some(Rule::HourLost)
-            } else if change.by.is_negative() && is_ours && within(at.checked_sub(length).unwrap(), length) {
-                Some(Rule::HourTwice)
-            } else if change.by.is_negative() && !is_ours && within(at, length) && meaning.names_hours() {
+            } else if change.by.is_negative()
+                && if is_ours {
+                    within(at.checked_sub(length).unwrap(), length)
+                } else {
+                    within(at, length) && meaning.names_hours()
+                }
+            {
                 Some(Rule::HourTwice)
             } else {
                 None
