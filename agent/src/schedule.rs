@@ -6,9 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use cabloy_crds::agent_status::{ScheduleStatus, TickResult, Verdict};
-use cabloy_crds::cron::{self, InvalidCron};
+use cabloy_crds::cron::{self, Cron, InvalidCron};
 use cabloy_crds::files::Schedule;
-use croner::Cron;
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
@@ -78,10 +77,7 @@ impl Timetable {
                 let ticks = time.as_millisecond().div_euclid(*every).checked_add(1)?;
                 Timestamp::from_millisecond(ticks.checked_mul(*every)?).ok()
             }
-            Rule::Cron(cron, zone) => {
-                let next = cron.find_next_occurrence(&time.to_zoned(zone.clone()), false).ok()?;
-                Some(next.timestamp())
-            }
+            Rule::Cron(cron, zone) => cron.next_after(time, zone),
         }
     }
 

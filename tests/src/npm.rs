@@ -7,12 +7,27 @@ use std::process::Stdio;
 use anyhow::{Context as _, ensure};
 
 use crate::process::bound;
+use crate::skip::Unavailable;
 use crate::tools;
 
 /// A folder of `tests` with a `package.json`, its lock file, and the scripts that tests run.
 #[must_use]
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// Whether this machine has Node.js and npm.
+///
+/// # Errors
+/// It has not.
+pub fn found() -> Result<(), Unavailable> {
+    for program in ["node", "npm"] {
+        let version = bound(program).arg("--version").stdin(Stdio::null()).output();
+        if !version.is_ok_and(|version| version.status.success()) {
+            return Err(Unavailable::new(format!("{program} is missing: install Node.js")));
+        }
+    }
+    Ok(())
 }
 
 /// `node_modules` of a fixture, installed now if this machine has not yet done so: half a minute at most, once.
