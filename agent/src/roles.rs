@@ -55,18 +55,22 @@ impl Roles {
 }
 
 async fn answers(mut connection: MultiplexedConnection) -> bool {
-    let ping: RedisResult<String> = match timeout(CONNECT, redis::cmd("PING").query_async(&mut connection)).await {
-        Ok(answer) => answer,
-        Err(_) => return false,
-    };
-    ping.is_ok()
+    timeout(CONNECT, ping(&mut connection)).await.is_ok_and(|answer| answer.is_ok())
+}
+
+async fn ping(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    redis::cmd("PING").query_async(connection).await
 }
 
 async fn connect(server: &Master) -> Result<MultiplexedConnection, NodeError> {
     let connected = async {
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         // Older servers than those of role redlock may do here.
-        client(server, ProtocolVersion::RESP2)?.get_multiplexed_async_connection_with_config(&config).await
+        let client = client(server, ProtocolVersion::RESP2)?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        // Without user and database nothing has been said yet, and a server that stands still is connected to all the same.
+        ping(&mut connection).await?;
+        RedisResult::Ok(connection)
     };
     match timeout(CONNECT, connected).await {
         Ok(connection) => connection.map_err(|error| classify(&error)),
