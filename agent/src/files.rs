@@ -5,9 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cabloy_crds::agent_status::Problem;
-use cabloy_crds::files::{
-    AgentFile, BroadcastTarget, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Target,
-};
+use cabloy_crds::files::{AgentFile, BroadcastTarget, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Target};
 use cabloy_crds::names::{AGENT_FILE, REDLOCK_ROLE, role_file};
 use cabloy_crds::vocabulary::{Generation, Overlap, Scope};
 use secrecy::{ExposeSecret, SecretString};
@@ -290,7 +288,11 @@ fn check_target(generation: Generation, target: &Target) -> Vec<Wrong> {
         }
         Target::Queue(QueueTarget { prefix, queue, module, queue_name, .. }) => only_bad([
             (foreign, ".target.queue", "generation generic has no queues: write http, or v4 or vona as app.generation"),
-            (prefix.is_empty(), ".target.queue.prefix", "write the prefix of the app's queues, such as bull_shop:queue"),
+            (
+                prefix.is_empty(),
+                ".target.queue.prefix",
+                "write the prefix of the app's queues, such as bull_shop:queue",
+            ),
             (
                 queue.is_empty() || queue.contains(':'),
                 ".target.queue.queue",
@@ -444,5 +446,84 @@ mod tests {
                 assert!(found.iter().any(|it| it.contains("two of the servers")), "{pointer}: {found:?}");
             }
         }
+    }
+
+    fn through_redis() -> Value {
+        let mut agent = agent();
+        let [mut jobs, mut news] = [0, 1].map(|_| agent["schedules"][0].clone());
+        jobs["name"] = json!("jobs");
+        jobs["target"] = json!({"queue": {
+            "role": "queue", "prefix": "bull_shop:queue", "queue": "-||m||q", "module": "m", "queueName": "q", "subdomain": "",
+        }});
+        news["name"] = json!("news");
+        news["target"] = json!({"broadcast": {
+            "role": "broadcast", "channel": "broadcast_shop:", "module": "m", "broadcastName": "b", "subdomain": "",
+        }});
+        agent["schedules"] = json!([jobs, news]);
+        agent
+    }
+
+    fn write_role(dir: &Path, role: &str, client: &Value) {
+        std::fs::create_dir_all(dir.join("redis").join(role)).unwrap();
+        std::fs::write(dir.join("redis").join(role).join("client.json"), client.to_string()).unwrap();
+    }
+
+    #[test]
+    fn the_roles_that_targets_go_through_are_read_with_their_secrets() {
+        let dir = TempDir::new().unwrap();
+        let secret = dir.path().join("password");
+        std::fs::write(&secret, "one\n").unwrap();
+        write(dir.path(), &through_redis(), &json!([{"host": "a", "port": 1, "db": 0}]));
+        let client = json!({"host": "q", "port": 1, "db": 2, "password": {"$file": secret}});
+        for role in ["queue", "broadcast", "cache"] {
+            write_role(dir.path(), role, &client);
+        }
+        let (first, secrets) = load(dir.path()).unwrap();
+        assert_eq!(first.servers.keys().collect::<Vec<_>>(), ["broadcast", "queue"], "and no other");
+        assert_eq!(secrets, [secret.clone()]);
+        std::fs::write(&secret, "two").unwrap();
+        assert_ne!(load(dir.path()).unwrap().0.fingerprint, first.fingerprint);
+        std::fs::remove_file(&secret).unwrap();
+        let found = messages(dir.path());
+        assert_eq!(found.len(), 2);
+        assert!(found[1].starts_with("MissingSecret redis/queue/client.json.password"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_targets_is_said() {
+        let masters = json!([{"host": "a", "port": 1, "db": 0}]);
+        let found = |edit: &dyn Fn(&mut Value), client: Option<Value>| {
+            let dir = TempDir::new().unwrap();
+            let mut agent = through_redis();
+            edit(&mut agent);
+            write(dir.path(), &agent, &masters);
+            write_role(dir.path(), "broadcast", &json!({"host": "b", "port": 1, "db": 0}));
+            if let Some(client) = client {
+                write_role(dir.path(), "queue", &client);
+            }
+            messages(dir.path()).join("\n")
+        };
+        let good = json!({"host": "q", "port": 1, "db": 0});
+        let set = |pointer: &'static str, value: Value| {
+            move |agent: &mut Value| *agent.pointer_mut(pointer).unwrap() = value.clone()
+        };
+        for (pointer, value, said) in [
+            ("/app/generation", json!("generic"), "schedules.jobs.target.queue: generation generic"),
+            ("/app/generation", json!("generic"), "schedules.news.target.broadcast: generation generic"),
+            ("/schedules/0/target/queue/queue", json!("a:b"), "schedules.jobs.target.queue.queue"),
+            ("/schedules/0/target/queue/prefix", json!(""), "schedules.jobs.target.queue.prefix"),
+            ("/schedules/1/target/broadcast/channel", json!(""), "schedules.news.target.broadcast.channel"),
+            ("/startups/0/target", through_redis()["schedules"][0]["target"].clone(), "startups.m.target: only a call"),
+        ] {
+            let found = found(&set(pointer, value), Some(good.clone()));
+            assert!(found.contains(said), "{pointer}: {found}");
+        }
+        assert!(
+            found(&|_| (), None)
+                .contains("MissingFile a schedule needs the Redis of role queue redis/queue/client.json")
+        );
+        let prefixed = json!({"host": "q", "port": 1, "db": 0, "keyPrefix": "x:"});
+        assert!(found(&|_| (), Some(prefixed)).contains("keyPrefix"));
+        assert!(found(&|_| (), Some(json!([good, good]))).contains("one server"));
     }
 }

@@ -216,3 +216,71 @@ impl FromRedisValue for Added {
 fn job_id(run: &str) -> String {
     run.replace('%', "%25").replace(':', "%3A")
 }
+
+#[cfg(test)]
+mod tests {
+    use cabloy_crds::files::Backoff;
+    use cabloy_crds::vocabulary::BackoffKind;
+    use serde_json::json;
+
+    use super::*;
+
+    fn target() -> QueueTarget {
+        QueueTarget {
+            role: "queue".into(),
+            prefix: "bull_shop:queue".into(),
+            queue: "t1||shop-report||render".into(),
+            module: "shop-report".into(),
+            queue_name: "render".into(),
+            queue_name_sub: Some("pdf".into()),
+            job_name: None,
+            subdomain: "t1".into(),
+            data: Some(json!({"pages": 2})),
+            options: JobOptions {
+                attempts: Some(3),
+                backoff: Some(Backoff { kind: BackoffKind::Exponential, delay: 5_000 }),
+                ..JobOptions::default()
+            },
+        }
+    }
+
+    #[test]
+    fn jobs_are_as_each_generation_has_them() {
+        let backoff = r#""backoff":{"type":"exponential","delay":5000}"#;
+        let job = Job::new(&target(), Generation::V4, "prod/shop/a@1:2%").unwrap();
+        let id = "prod/shop/a@1%3A2%25";
+        assert_eq!((&*job.id, &*job.name, job.layout), (id, id, Layout::Two));
+        assert_eq!(job.key("wait"), "bull_shop:queue:t1||shop-report||render:wait");
+        assert_eq!(
+            job.data,
+            format!(
+                r#"{{"subdomain":"t1","module":"shop-report","queueName":"render","queueNameSub":"pdf","jobOptions":{{"jobId":"{id}","attempts":3,{backoff}}},"data":{{"pages":2}},"dbLevel":1}}"#
+            )
+        );
+        assert_eq!(job.options, format!(r#"{{"delay":0,"attempts":3,"jobId":"{id}",{backoff}}}"#));
+
+        let plain = QueueTarget {
+            queue_name_sub: None,
+            job_name: Some("hourly".into()),
+            subdomain: String::new(),
+            data: None,
+            options: JobOptions::default(),
+            ..target()
+        };
+        let job = Job::new(&plain, Generation::Vona, "r").unwrap();
+        assert_eq!((&*job.name, job.layout), ("hourly", Layout::Five));
+        assert_eq!(
+            job.data,
+            r#"{"queueName":"shop-report:render","options":{"jobName":"hourly","jobOptions":{"jobId":"r"},"dbInfo":{"level":1},"instanceName":""}}"#
+        );
+        assert_eq!(job.options, r#"{"attempts":0,"jobId":"r"}"#);
+    }
+
+    #[test]
+    fn no_two_runs_have_the_same_job() {
+        let ids = ["a:b", "a%3Ab", "a%b", "a%25b", "a-b"].map(job_id);
+        for (index, id) in ids.iter().enumerate() {
+            assert!(!id.contains(':') && !ids[..index].contains(id), "{id}");
+        }
+    }
+}

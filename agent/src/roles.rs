@@ -41,7 +41,8 @@ impl Roles {
     /// There is none to be had: nothing has been sent to the server but how to log in.
     pub async fn connection(&self, role: &str, server: &Master) -> Result<MultiplexedConnection, NodeError> {
         let asked = Instant::now();
-        let line = Arc::clone(self.lines.lock().unwrap_or_else(PoisonError::into_inner).entry(role.to_owned()).or_default());
+        let line =
+            Arc::clone(self.lines.lock().unwrap_or_else(PoisonError::into_inner).entry(role.to_owned()).or_default());
         let mut line = line.lock().await;
         let before = line.take().filter(|known| known.server.same_place(server) && known.server.same_access(server));
         let connection = match before {

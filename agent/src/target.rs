@@ -90,7 +90,9 @@ async fn publish(ways: &Ways<'_>, call: &Call, target: &BroadcastTarget) -> Outc
     let at = &server.name;
     match timeout(ANSWER, broadcast::publish(&mut connection, channel, &message)).await {
         Ok(Ok(0)) => {
-            let message = format!("nobody listens to {channel} at {at}, role {role}: the app uses another Redis, or another name");
+            let message = format!(
+                "nobody listens to {channel} at {at}, role {role}: the app uses another Redis, or another name"
+            );
             ended(OutcomeKind::Failed, "NobodyListens", &message)
         }
         Ok(Ok(listeners)) => {

@@ -286,7 +286,11 @@ async fn an_idle_worker_takes_it_at_once() {
         sender.done().await;
         app.until_completed(ID).await;
         println!("{generation}: done after {:?}", began.elapsed());
-        assert!(began.elapsed() < POLL / 2, "{generation}: it was found, and nothing told of it: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < POLL / 2,
+            "{generation}: it was found, and nothing told of it: {:?}",
+            began.elapsed()
+        );
     }
 }
 
@@ -355,7 +359,8 @@ async fn beside_delayed_and_prioritised_jobs_it_comes_in_turn() {
         app.until_completed("later").await;
 
         app.tell(json!({ "pause": null })).await;
-        for (id, options) in [("low", json!({ "priority": 9 })), ("plain", json!({})), ("high", json!({ "priority": 1 }))]
+        for (id, options) in
+            [("low", json!({ "priority": 9 })), ("plain", json!({})), ("high", json!({ "priority": 1 }))]
         {
             let mut options = options;
             options["jobId"] = json!(id);
@@ -499,6 +504,7 @@ async fn each_tick_of_a_schedule_is_one_job_though_the_leader_is_killed() {
     let queues = Redis::builder().password("s3cret").start();
     let mut role = client(&queues);
     role["password"] = json!({ "$file": secret });
+    role["db"] = json!(3);
     let stage = Stage::new(3);
     stage.files.role("queue", &role);
     stage.files.edit(|file| {
@@ -512,7 +518,7 @@ async fn each_tick_of_a_schedule_is_one_job_though_the_leader_is_killed() {
         file["election"]["ttlMs"] = json!(1_500);
     });
     let mut agents: Vec<Agent> = ["a", "b", "c"].map(|name| stage.agent(name).start()).into();
-    let app = App::start_with("v4", &queues, &["password=s3cret"]).await;
+    let app = App::start_with("v4", &queues, &["password=s3cret", "db=3"]).await;
     let did = async |count: usize| {
         let mut lines = app.lines.clone();
         let enough = |lines: &Vec<Value>| lines.iter().filter(|line| line["did"].is_string()).count() >= count;

@@ -136,10 +136,9 @@ fn options_of(options: &JobOptions, field: &impl Field, refusals: &mut Vec<Refus
     }
     files::JobOptions {
         attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()),
-        backoff: backoff.as_ref().map(|Backoff { kind, delay }| files::Backoff {
-            kind: kind.unwrap_or_default(),
-            delay: delay.as_millis(),
-        }),
+        backoff: backoff
+            .as_ref()
+            .map(|Backoff { kind, delay }| files::Backoff { kind: kind.unwrap_or_default(), delay: delay.as_millis() }),
         remove_on_complete: *remove_on_complete,
         remove_on_fail: *remove_on_fail,
     }

@@ -117,7 +117,8 @@ fn what_is_refused_names_the_field_and_the_remedy() {
     let queue = |over: Value| of("queue", json!({ "module": "m", "queueName": "n" }), over);
     let broadcast = |over: Value| of("broadcast", json!({ "module": "m", "broadcastName": "n" }), over);
     let elsewhere = |mut over: Value| {
-        over["redis"] = json!({ "connections": { "b": { "host": "b" } }, "roles": { "redlock": { "connection": "b" } } });
+        over["redis"] =
+            json!({ "connections": { "b": { "host": "b" } }, "roles": { "redlock": { "connection": "b" } } });
         over
     };
     let generic = |mut over: Value| {
@@ -166,11 +167,7 @@ fn what_is_refused_names_the_field_and_the_remedy() {
         (queue(json!({ "subdomain": "-" })), "Invalid", "schedules[s].target.queue.subdomain"),
         (queue(json!({ "jobName": "a\nb" })), "Invalid", "schedules[s].target.queue.jobName"),
         (queue(json!({ "queueNameSub": "" })), "Invalid", "schedules[s].target.queue.queueNameSub"),
-        (
-            queue(json!({ "jobOptions": { "attempts": 0 } })),
-            "Invalid",
-            "schedules[s].target.queue.jobOptions.attempts",
-        ),
+        (queue(json!({ "jobOptions": { "attempts": 0 } })), "Invalid", "schedules[s].target.queue.jobOptions.attempts"),
         (
             queue(json!({ "jobOptions": { "backoff": { "delay": "1s" } } })),
             "Invalid",
@@ -198,11 +195,7 @@ fn what_is_refused_names_the_field_and_the_remedy() {
             "Invalid",
             "startups[a].target.broadcast",
         ),
-        (
-            connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })),
-            "Invalid",
-            "redis.roles.queue.connection",
-        ),
+        (connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })), "Invalid", "redis.roles.queue.connection"),
         (schedule(json!({ "target": {} })), "Invalid", "schedules[s].target"),
         (
             schedule(json!({ "retry": { "initialDelay": "2m", "maxDelay": "1m" } })),
@@ -321,7 +314,8 @@ fn defaults_are_filled_in() {
 #[test]
 fn targets_are_named_as_the_app_of_that_generation_names_them() {
     let targets = |generation: &str, subdomain: &str| -> Vec<files::Target> {
-        let queue = json!({ "module": "shop-report", "queueName": "render", "subdomain": subdomain, "data": { "a": 1 } });
+        let queue =
+            json!({ "module": "shop-report", "queueName": "render", "subdomain": subdomain, "data": { "a": 1 } });
         let broadcast = json!({ "module": "shop-report", "broadcastName": "reload", "subdomain": subdomain });
         let schedule = |name: &str, target: Value| json!({ "name": name, "every": "5s", "target": target });
         let validated = sound(&json!({
