@@ -480,7 +480,7 @@ mod tests {
         }
         let (first, secrets) = load(dir.path()).unwrap();
         assert_eq!(first.servers.keys().collect::<Vec<_>>(), ["broadcast", "queue"], "and no other");
-        assert_eq!(secrets, [secret.clone()]);
+        assert_eq!(secrets, std::slice::from_ref(&secret));
         std::fs::write(&secret, "two").unwrap();
         assert_ne!(load(dir.path()).unwrap().0.fingerprint, first.fingerprint);
         std::fs::remove_file(&secret).unwrap();

@@ -17,7 +17,8 @@ use cabloy_agent::signing::Signing;
 use cabloy_agent::target::{self, Ways};
 use cabloy_tests::npm;
 use cabloy_tests::process::{bound, spawn};
-use cabloy_tests::redis::Redis;
+use cabloy_tests::redis::{Redis, Version};
+use cabloy_tests::require;
 use jiff::Timestamp;
 use redis::Value as RedisValue;
 use serde_json::{Value, json};
@@ -73,11 +74,10 @@ impl App {
     /// What it has said, once there is such a line.
     async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut lines = self.lines.clone();
-        let found = tokio::time::timeout(SOON, lines.wait_for(|lines| lines.iter().any(&wanted))).await;
-        match found {
-            Ok(lines) => lines.unwrap().clone(),
-            Err(_) => panic!("waited {SOON:?} until {what}, and it said {:#?}", self.said()),
+        if let Ok(lines) = tokio::time::timeout(SOON, lines.wait_for(|lines| lines.iter().any(&wanted))).await {
+            return lines.unwrap().clone();
         }
+        panic!("waited {SOON:?} until {what}, and it said {:#?}", self.said())
     }
 
     async fn tell(&mut self, command: Value) -> Value {
@@ -143,7 +143,7 @@ fn broadcast_of(generation: &str) -> Value {
     } })
 }
 
-fn with(mut target: Value, kind: &str, fields: Value) -> Value {
+fn with(mut target: Value, kind: &str, fields: &Value) -> Value {
     target[kind].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     target
 }
@@ -236,7 +236,7 @@ async fn a_job_is_as_the_app_itself_adds_it() {
             "queueNameSub": "pdf", "jobName": "hourly",
             "options": {"attempts": 3, "backoff": {"type": "fixed", "delay": 10}, "removeOnFail": true},
         });
-        let sender = Sender::new(generation, &with(queue_of(generation), "queue", more), &client(&server));
+        let sender = Sender::new(generation, &with(queue_of(generation), "queue", &more), &client(&server));
         let before = Timestamp::now().as_millisecond();
         sender.done().await;
         app.until_completed(ID).await;
@@ -300,7 +300,7 @@ async fn a_run_is_done_once_whatever_its_attempts() {
         let server = Redis::start();
         let mut apps = [App::start(generation, &server).await, App::start(generation, &server).await];
         let options = if removed { json!({ "removeOnComplete": true }) } else { json!({}) };
-        let target = with(queue_of(generation), "queue", json!({ "options": options }));
+        let target = with(queue_of(generation), "queue", &json!({ "options": options }));
         // Two agents, each with attempts of its own.
         let senders = [0, 1].map(|_| Sender::new(generation, &target, &client(&server)));
         let attempt = |number: u32| senders[number as usize % 2].attempt(number, "2026-11-23T03:00:00Z");
@@ -390,11 +390,45 @@ async fn a_job_that_fails_is_tried_again_by_the_worker() {
         let app = App::start(generation, &server).await;
         let options =
             json!({ "data": {"fails": 2}, "options": {"attempts": 3, "backoff": {"type": "fixed", "delay": 10}} });
-        let sender = Sender::new(generation, &with(queue_of(generation), "queue", options), &client(&server));
+        let sender = Sender::new(generation, &with(queue_of(generation), "queue", &options), &client(&server));
         sender.done().await;
         app.until_completed(ID).await;
         assert_eq!(app.did(), [ID; 3], "{generation}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_done_on_older_and_newer_servers() {
+    for version in [Version::V6_2, Version::V8_2] {
+        let program = require!(version.program());
+        for generation in GENERATIONS {
+            let server = Redis::builder().binary(&program).start();
+            let mut app = App::start(generation, &server).await;
+            let sender = Sender::new(generation, &queue_of(generation), &client(&server));
+            sender.done().await;
+            app.until_completed(ID).await;
+            sender.done().await;
+            app.settle().await;
+            assert_eq!(app.did().iter().filter(|id| *id == ID).count(), 1, "{generation}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_has_begun_as_many_as_it_may_wakes_nobody() {
+    let server = Redis::start();
+    let key = |name: &str| format!("{}:{name}", queue_key("vona"));
+    let _: RedisValue = server.run(&["HSET", &key("meta"), "concurrency", "1"]);
+    let _: RedisValue = server.run(&["LPUSH", &key("active"), "one"]);
+    let sender = Sender::new("vona", &queue_of("vona"), &client(&server));
+    let woken = || server.run::<bool>(&["EXISTS", &key("marker")]);
+    sender.done().await;
+    assert!(!woken());
+    let _: RedisValue = server.run(&["LPOP", &key("active")]);
+    assert_eq!(sender.attempt(1, "2026-11-23T04:00:00Z").await.kind, OutcomeKind::Done);
+    assert!(woken());
+    let waiting: Vec<String> = server.run(&["LRANGE", &key("wait"), "0", "-1"]);
+    assert_eq!(waiting, [ID.replace("T03", "T04"), ID.to_owned()]);
 }
 
 #[tokio::test]

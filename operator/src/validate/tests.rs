@@ -98,21 +98,28 @@ fn a_password_goes_to_no_other_server() {
     );
 }
 
-/// Each is refused for this reason, at this field, with words that say what to do.
+/// A resource with one schedule.
+fn schedule(over: &Value) -> Value {
+    let mut schedule = json!({ "name": "s", "cron": "0 3 * * *", "target": { "http": { "path": "/x" } } });
+    schedule.as_object_mut().unwrap().extend(over.as_object().unwrap().clone());
+    json!({ "schedules": [schedule] })
+}
+
+/// Each is refused for this reason, at this field.
+fn assert_refused(cases: impl IntoIterator<Item = (Value, &'static str, &'static str)>) {
+    for (over, reason, field) in cases {
+        let all = refusals(&over);
+        let found = all.iter().find(|refusal| refusal.to_string().starts_with(&format!("{field}: ")));
+        let found = found.unwrap_or_else(|| panic!("{field} is not refused, but {all:?}"));
+        assert_eq!(found.reason(), reason, "{found}");
+    }
+}
+
 #[test]
-fn what_is_refused_names_the_field_and_the_remedy() {
-    let http = json!({ "http": { "path": "/x" } });
-    let schedule = |over: Value| {
-        let mut schedule = json!({ "name": "s", "cron": "0 3 * * *", "target": http });
-        for (key, value) in over.as_object().unwrap() {
-            schedule[key] = value.clone();
-        }
-        json!({ "schedules": [schedule] })
-    };
-    let of = |kind: &str, least: Value, over: Value| {
-        let mut target = least;
+fn targets_that_cannot_be_are_refused() {
+    let of = |kind: &str, mut target: Value, over: Value| {
         target.as_object_mut().unwrap().extend(over.as_object().unwrap().clone());
-        schedule(json!({ "target": { kind: target } }))
+        schedule(&json!({ "target": { kind: target } }))
     };
     let queue = |over: Value| of("queue", json!({ "module": "m", "queueName": "n" }), over);
     let broadcast = |over: Value| of("broadcast", json!({ "module": "m", "broadcastName": "n" }), over);
@@ -125,43 +132,7 @@ fn what_is_refused_names_the_field_and_the_remedy() {
         over["app"] = json!({ "name": "shop", "generation": "generic" });
         over
     };
-    let role = |name: &str, role: Value| json!({ "redis": { "connections": { "default": { "host": "redis" }, "b": { "host": "b" } }, "roles": { name: role } } });
-    let connection = |connection: Value| json!({ "redis": { "connections": { "default": connection } } });
-    let cases = [
-        (
-            connection(json!({ "sentinel": { "masterName": "m", "nodes": [{ "host": "s" }] } })),
-            "NotSupportedYet",
-            "redis.connections.default.sentinel",
-        ),
-        (
-            connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })),
-            "NotSupportedYet",
-            "redis.connections.default.cluster",
-        ),
-        (connection(json!({ "host": "r", "tls": {} })), "NotSupportedYet", "redis.connections.default.tls"),
-        (connection(json!({ "host": "redis://r" })), "Invalid", "redis.connections.default.host"),
-        (connection(json!({ "host": "r", "username": "u" })), "Invalid", "redis.connections.default.username"),
-        (role("cache", json!({ "tls": {} })), "NotSupportedYet", "redis.roles.cache.tls"),
-        (role("queue", json!({ "keyPrefix": "x" })), "Invalid", "redis.roles.queue.keyPrefix"),
-        (role("cache", json!({ "connection": "nowhere" })), "Invalid", "redis.roles.cache.connection"),
-        (role("cache", json!({ "connections": ["b"] })), "Invalid", "redis.roles.cache.connections"),
-        (role("redlock", json!({ "connections": ["b", "nowhere"] })), "Invalid", "redis.roles.redlock.connections"),
-        (role("redlock", json!({ "connections": ["b", "b"] })), "Invalid", "redis.roles.redlock"),
-        (schedule(json!({ "cron": "0 0 30 2 *" })), "Invalid", "schedules[s].cron"),
-        (schedule(json!({ "every": "5s" })), "Invalid", "schedules[s].cron"),
-        (schedule(json!({ "timeZone": "Mars/Olympus" })), "Invalid", "schedules[s].timeZone"),
-        (schedule(json!({ "cron": null, "every": "5s", "jitter": "5s" })), "Invalid", "schedules[s].jitter"),
-        (schedule(json!({ "overlap": "BufferOne" })), "NotSupportedYet", "schedules[s].overlap"),
-        (schedule(json!({ "catchUp": { "policy": "Latest" } })), "NotSupportedYet", "schedules[s].catchUp.policy"),
-        (schedule(json!({ "instances": "All" })), "NotSupportedYet", "schedules[s].instances"),
-        (schedule(json!({ "instances": ["a"] })), "NotSupportedYet", "schedules[s].instances"),
-        (schedule(json!({ "instances": 5 })), "Invalid", "schedules[s].instances"),
-        (schedule(json!({ "takesOver": "a.b" })), "NotSupportedYet", "schedules[s].takesOver"),
-        (
-            schedule(json!({ "target": { "bean": { "module": "m", "name": "n" } } })),
-            "NotSupportedYet",
-            "schedules[s].target.bean",
-        ),
+    assert_refused([
         (queue(json!({ "module": "m:x" })), "Invalid", "schedules[s].target.queue.module"),
         (queue(json!({ "queueName": "" })), "Invalid", "schedules[s].target.queue.queueName"),
         (queue(json!({ "subdomain": "-" })), "Invalid", "schedules[s].target.queue.subdomain"),
@@ -195,10 +166,53 @@ fn what_is_refused_names_the_field_and_the_remedy() {
             "Invalid",
             "startups[a].target.broadcast",
         ),
-        (connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })), "Invalid", "redis.roles.queue.connection"),
-        (schedule(json!({ "target": {} })), "Invalid", "schedules[s].target"),
+    ]);
+}
+
+#[test]
+fn what_is_refused_names_the_field_and_the_remedy() {
+    let http = json!({ "http": { "path": "/x" } });
+    let role = |name: &str, role: Value| json!({ "redis": { "connections": { "default": { "host": "redis" }, "b": { "host": "b" } }, "roles": { name: role } } });
+    let connection = |connection: Value| json!({ "redis": { "connections": { "default": connection } } });
+    let cases = [
         (
-            schedule(json!({ "retry": { "initialDelay": "2m", "maxDelay": "1m" } })),
+            connection(json!({ "sentinel": { "masterName": "m", "nodes": [{ "host": "s" }] } })),
+            "NotSupportedYet",
+            "redis.connections.default.sentinel",
+        ),
+        (
+            connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })),
+            "NotSupportedYet",
+            "redis.connections.default.cluster",
+        ),
+        (connection(json!({ "host": "r", "tls": {} })), "NotSupportedYet", "redis.connections.default.tls"),
+        (connection(json!({ "host": "redis://r" })), "Invalid", "redis.connections.default.host"),
+        (connection(json!({ "host": "r", "username": "u" })), "Invalid", "redis.connections.default.username"),
+        (role("cache", json!({ "tls": {} })), "NotSupportedYet", "redis.roles.cache.tls"),
+        (role("queue", json!({ "keyPrefix": "x" })), "Invalid", "redis.roles.queue.keyPrefix"),
+        (role("cache", json!({ "connection": "nowhere" })), "Invalid", "redis.roles.cache.connection"),
+        (role("cache", json!({ "connections": ["b"] })), "Invalid", "redis.roles.cache.connections"),
+        (role("redlock", json!({ "connections": ["b", "nowhere"] })), "Invalid", "redis.roles.redlock.connections"),
+        (role("redlock", json!({ "connections": ["b", "b"] })), "Invalid", "redis.roles.redlock"),
+        (schedule(&json!({ "cron": "0 0 30 2 *" })), "Invalid", "schedules[s].cron"),
+        (schedule(&json!({ "every": "5s" })), "Invalid", "schedules[s].cron"),
+        (schedule(&json!({ "timeZone": "Mars/Olympus" })), "Invalid", "schedules[s].timeZone"),
+        (schedule(&json!({ "cron": null, "every": "5s", "jitter": "5s" })), "Invalid", "schedules[s].jitter"),
+        (schedule(&json!({ "overlap": "BufferOne" })), "NotSupportedYet", "schedules[s].overlap"),
+        (schedule(&json!({ "catchUp": { "policy": "Latest" } })), "NotSupportedYet", "schedules[s].catchUp.policy"),
+        (schedule(&json!({ "instances": "All" })), "NotSupportedYet", "schedules[s].instances"),
+        (schedule(&json!({ "instances": ["a"] })), "NotSupportedYet", "schedules[s].instances"),
+        (schedule(&json!({ "instances": 5 })), "Invalid", "schedules[s].instances"),
+        (schedule(&json!({ "takesOver": "a.b" })), "NotSupportedYet", "schedules[s].takesOver"),
+        (
+            schedule(&json!({ "target": { "bean": { "module": "m", "name": "n" } } })),
+            "NotSupportedYet",
+            "schedules[s].target.bean",
+        ),
+        (connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })), "Invalid", "redis.roles.queue.connection"),
+        (schedule(&json!({ "target": {} })), "Invalid", "schedules[s].target"),
+        (
+            schedule(&json!({ "retry": { "initialDelay": "2m", "maxDelay": "1m" } })),
             "Invalid",
             "schedules[s].retry.maxDelay",
         ),
@@ -229,12 +243,7 @@ fn what_is_refused_names_the_field_and_the_remedy() {
             "app.configFrom",
         ),
     ];
-    for (over, reason, field) in cases {
-        let all = refusals(&over);
-        let found = all.iter().find(|refusal| refusal.to_string().starts_with(&format!("{field}: ")));
-        let found = found.unwrap_or_else(|| panic!("{field} is not refused, but {all:?}"));
-        assert_eq!(found.reason(), reason, "{found}");
-    }
+    assert_refused(cases);
 }
 
 #[test]
