@@ -1,5 +1,5 @@
 # The commands of the project; README.md says what each is for.
-.PHONY: test sim chaos demo image crds lint setup
+.PHONY: test sim check-model chaos demo image crds lint setup
 
 # Tests that could not run say so in this file, by name and why.
 NOT_RUN := $(CURDIR)/target/not-run
@@ -15,6 +15,13 @@ test: setup
 SEEDS ?= 1000000
 sim:
 	@cargo run --locked -p cabloy-sim -- --seeds $(SEEDS)
+
+# Every state of three masters and up to three agents, within bounds; LARGER=1, 2, … widens them, and then each of the 15
+# scenarios goes as far as it comes in so many SECONDS.
+LARGER ?= 0
+SECONDS ?= 120
+check-model:
+	@CHECK_LARGER=$(LARGER) CHECK_SECONDS=$(SECONDS) cargo test --locked -p cabloy-sim --test exhaustive -- --nocapture laws
 
 # Real agents on real Redis, while pods, servers, links and clocks fail around them. What repeats a run: SEED=…; only some
 # faults: CHAOS='--faults server-empty,partition'; all there is to say: CHAOS=--help.

@@ -8,10 +8,12 @@ use std::time::Duration;
 use cabloy_crds::agent_status::AppStatus;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::aside::ASIDE;
 use crate::election::{Elector, Pod, Role, Timing};
 use crate::engine::Engine;
 use crate::files::Loaded;
@@ -185,9 +187,12 @@ async fn lead(shared: Arc<Shared>, released: watch::Sender<bool>, calls: TaskTra
     let (mut config, mut app) = (shared.config.clone(), shared.app.clone());
     let mut role = elector.watch();
     let mut engine: Option<(CancellationToken, tokio::task::JoinHandle<()>)> = None;
+    let mut aside = shared.aside.subscribe();
+    let mut back_at = None;
     loop {
         config.mark_unchanged();
         app.mark_unchanged();
+        let back = aside.borrow_and_update().then(|| *back_at.get_or_insert_with(|| Instant::now() + ASIDE));
         let candidacy = shared.candidacy();
         if !candidacy.stands
             && let Some((hold, work)) = engine.take()
@@ -218,6 +223,11 @@ async fn lead(shared: Arc<Shared>, released: watch::Sender<bool>, calls: TaskTra
             Ok(()) = config.changed() => {}
             Ok(()) = app.changed() => {}
             Ok(()) = draining.changed() => {}
+            Ok(()) = aside.changed() => {}
+            () = tokio::time::sleep_until(back.unwrap_or_else(Instant::now)), if back.is_some() => {
+                back_at = None;
+                shared.aside.send_replace(false);
+            }
             changed = role.changed() => if changed.is_err() { break },
             () = ended(&mut engine) => {
                 tracing::info!("leading no more");

@@ -693,8 +693,15 @@ impl Caller {
         tasks.spawn(async move {
             let Attempt { nonce, deadline, .. } = attempt;
             let left = between(term.time(), deadline);
+            // What goes through Redis says nothing of this app: it is the same for all.
+            let note = |ended, at| {
+                if call.target.role().is_none() {
+                    shared.note_call(&id, ended, at);
+                }
+            };
             let Some(called) = target::call(&shared.ways(&loaded), &call, left).await else {
                 tracing::warn!(id, "no answer before the deadline");
+                note(None, term.time());
                 return;
             };
             if let Some(highest) = called.stale {
@@ -704,6 +711,9 @@ impl Caller {
                 }
             }
             let outcome = Outcome { at: term.time(), ..called.outcome };
+            if called.stale.is_none() {
+                note(Some(outcome.kind), outcome.at);
+            }
             let result = RunResult { nonce: nonce.clone(), done: outcome.is_final(), data: json!(outcome) };
             let until = plus(deadline, FINISH);
             while let Err(error) = ledger.finish(&id, result.clone()).await {

@@ -6,14 +6,15 @@
 //! * [`files`] and [`reload`]: what the agent works by.
 //! * [`schedule`], [`startup`] and [`runs`]: what is due and what comes next; pure.
 //! * [`engine`] and [`gate`]: carry that out, on the leader and on each pod.
-//! * [`target`]: what is called; [`app`], [`signing`] and [`health`]: calls to the app; [`queue`], [`broadcast`] and
-//!   [`roles`]: what goes to the app through Redis.
+//! * [`target`]: what is called; [`app`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let
+//!   another pod lead; [`queue`], [`broadcast`] and [`roles`]: what goes to the app through Redis.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
 //! * [`digest`]: names for texts.
 //! * [`agent`]: all of it together.
 
 pub mod agent;
 pub mod app;
+pub mod aside;
 pub mod broadcast;
 pub mod clock;
 pub mod digest;

@@ -12,12 +12,14 @@ use cabloy_crds::names::AGENT_FILE;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::aside::Failures;
 use crate::election::{Candidacy, Elector, NodeStatus, Obstacle, Owner, Role};
 use crate::files::Loaded;
 use crate::masters::node::reason;
 use crate::metrics::{Metrics, Snapshot};
 use crate::reload::Config;
 use crate::roles::Roles;
+use crate::runs::OutcomeKind;
 use crate::signing::Signing;
 use crate::startup::{Place, Plan};
 use crate::target::Ways;
@@ -54,6 +56,8 @@ pub struct Shared {
     pub app: watch::Receiver<AppStatus>,
     /// Whether the pod is about to end; never taken back.
     pub draining: watch::Sender<bool>,
+    /// Whether the agent makes room for another to lead; taken back by [`crate::agent`] after a while.
+    pub aside: watch::Sender<bool>,
     /// Whether the pod's gate is open; never shut again.
     pub gate: watch::Sender<bool>,
     /// Ids of the startup tasks of the pod's revision that are known to be done.
@@ -74,6 +78,7 @@ struct Board {
     schedules: BTreeMap<String, ScheduleStatus>,
     startups: BTreeMap<String, StartupStatus>,
     alarms: BTreeMap<String, Problem>,
+    failures: Failures,
 }
 
 impl Shared {
@@ -91,6 +96,7 @@ impl Shared {
             signing,
             app,
             draining: watch::Sender::new(false),
+            aside: watch::Sender::new(false),
             gate: watch::Sender::new(false),
             done: watch::Sender::default(),
             elector: watch::Sender::default(),
@@ -123,8 +129,18 @@ impl Shared {
     pub fn candidacy(&self) -> Candidacy {
         let plan = self.loaded().and_then(|loaded| Plan::new(&loaded.file, &self.identity.place).ok());
         let may = self.identity.elect && self.identity.place != Place::Loose;
-        let stands = may && plan.is_some() && self.app.borrow().healthy && !*self.draining.borrow();
+        let out = *self.draining.borrow() || *self.aside.borrow();
+        let stands = may && plan.is_some() && self.app.borrow().healthy && !out;
         Candidacy { stands, revision: plan.map_or(0, |plan| plan.number) }
+    }
+
+    /// Notes how a call for the run `id` ended, nothing if there was no answer; makes room for another agent to lead where
+    /// the app fails run after run.
+    pub fn note_call(&self, id: &str, ended: Option<OutcomeKind>, now: Timestamp) {
+        if self.board().failures.note(id, ended, now) {
+            tracing::warn!("the app fails run after run: another agent may lead");
+            self.aside.send_replace(true);
+        }
     }
 
     /// Notes that startup tasks are done.

@@ -347,6 +347,31 @@ async fn a_leader_whose_app_is_down_hands_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_app_fails_run_after_run_makes_room() {
+    let stage = Stage::new(1);
+    stage.files.edit(|file| file["schedules"] = json!([schedule("a", PERIOD_MS)]));
+    let first = stage.agent("a").start();
+    first.until("it leads", |status| status.election.as_ref().is_some_and(|it| it.leading)).await;
+    stage.answer_of("a", "/a", Answer::Status(500));
+    let failures = |calls: &[Call]| ticks(calls).len() >= 10;
+    let calls = stage.calls_until("some failures", failures).await;
+    assert!(calls.iter().all(|call| call.agent == "a"), "alone it goes on");
+
+    // It has stepped aside in vain, and does so no more for a while.
+    let second = stage.agent("b").start();
+    second.until("it is well", |status| status.app.healthy).await;
+    first.drain();
+    stage.calls_until("the other calls", |calls| calls.iter().any(|call| call.agent == "b")).await;
+    let third = stage.agent("c").start();
+    third.until("it is well", |status| status.app.healthy).await;
+    stage.answer_of("b", "/a", Answer::Status(500));
+    let calls = stage.calls_until("a third calls", |calls| calls.iter().any(|call| call.agent == "c")).await;
+    let status = third.until("it knows the schedule", |status| !status.schedules.is_empty()).await;
+    assert_none_lost_or_doubled(&calls, status.schedules[0].skipped);
+    assert!(second.log().contains("another agent may lead"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn agents_that_may_not_lead_do_not() {
     let stage = Stage::new(1);
     stage.files.edit(|file| file["revisions"] = revisions("r1"));

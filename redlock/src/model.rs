@@ -29,9 +29,26 @@ pub struct Memory {
     marked: Option<Incarnation>,
     promised: u64,
     led: bool,
-    lock: Option<(String, Option<Instant>)>,
-    stand: Option<(u64, Instant)>,
+    lock: Option<Lock>,
+    stand: Option<Stand>,
     records: BTreeMap<String, Record>,
+}
+
+/// The lock, while it is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Lock {
+    value: String,
+    until: Instant,
+    /// For how long it was taken; not known of another client's.
+    ttl: Option<Duration>,
+}
+
+/// That a candidate of a revision stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Stand {
+    revision: u64,
+    until: Instant,
+    ttl: Duration,
 }
 
 impl Memory {
@@ -90,22 +107,36 @@ impl ModelNode {
     pub fn lock(&mut self, now: Instant, value: &str, ttl: Duration) -> bool {
         let free = self.owner(now).is_none();
         if free {
-            self.memory.lock = Some((value.to_owned(), Some(now + ttl)));
+            self.memory.lock = Some(Lock { value: value.to_owned(), until: now + ttl, ttl: None });
         }
         free
     }
 
+    /// A lock lasts for its ttl and no longer, and so does the mark of who stands. They seem to last longer where they were
+    /// taken while the clock was ahead, which has been set right since; the holder believes in no more than the ttl.
+    fn cut(&mut self, now: Instant) {
+        if !self.rules.hold(Rule::Cut) {
+            return;
+        }
+        if let Some(Lock { until, ttl: Some(ttl), .. }) = &mut self.memory.lock {
+            *until = (*until).min(now + *ttl);
+        }
+        if let Some(Stand { until, ttl, .. }) = &mut self.memory.stand {
+            *until = (*until).min(now + *ttl);
+        }
+    }
+
     fn owner(&self, now: Instant) -> Option<&str> {
-        let (value, until) = self.memory.lock.as_ref()?;
-        until.is_none_or(|until| until > now).then_some(value.as_str())
+        self.memory.lock.as_ref().filter(|lock| lock.until > now).map(|lock| lock.value.as_str())
     }
 
     fn standing(&self, now: Instant) -> u64 {
-        self.memory.stand.filter(|(_, until)| *until > now).map_or(0, |(revision, _)| revision)
+        self.memory.stand.filter(|stand| stand.until > now).map_or(0, |stand| stand.revision)
     }
 
     /// Carries out a request at `now` of its own clock: the answer, and what is published.
     pub fn apply(&mut self, now: Instant, request: &Request) -> (Reply, Vec<Wake>) {
+        self.cut(now);
         let mut wakes = Vec::new();
         let led = self.memory.led;
         let body = match request {
@@ -115,7 +146,7 @@ impl ModelNode {
                 Body::Empty
             }),
             Request::Stand { revision, ttl } => (self.standing(now) <= *revision).then(|| {
-                self.memory.stand = Some((*revision, now + *ttl));
+                self.memory.stand = Some(Stand { revision: *revision, until: now + *ttl, ttl: *ttl });
                 wakes.push(Wake::Stand { revision: *revision, ttl: *ttl });
                 Body::Empty
             }),
@@ -143,7 +174,7 @@ impl ModelNode {
                 (!refused).then(|| {
                     let owner = Owner::Agent { agent: agent.clone(), revision: *revision, token: *token };
                     self.memory.promised = *token;
-                    self.memory.lock = Some((owner.to_string(), Some(now + *ttl)));
+                    self.memory.lock = Some(Lock { value: owner.to_string(), until: now + *ttl, ttl: Some(*ttl) });
                     wakes.push(Wake::Held { owner, ttl: *ttl });
                     Body::Empty
                 })
@@ -153,7 +184,7 @@ impl ModelNode {
                 let mine = self.memory.promised == *token && self.owner(now).is_none_or(|held| held == value);
                 mine.then(|| {
                     self.memory.led = true;
-                    self.memory.lock = Some((value, Some(now + *ttl)));
+                    self.memory.lock = Some(Lock { value, until: now + *ttl, ttl: Some(*ttl) });
                     wakes.push(Wake::Held { owner: owner.clone(), ttl: *ttl });
                     Body::Empty
                 })
@@ -189,8 +220,8 @@ impl ModelNode {
             led: self.memory.led,
             owner: self
                 .owner(now)
-                .map(|value| (Owner::parse(value), self.memory.lock.as_ref().and_then(|(_, until)| *until).map(left))),
-            stand: self.memory.stand.filter(|(_, until)| *until > now).map(|(revision, until)| (revision, left(until))),
+                .map(|value| (Owner::parse(value), self.memory.lock.as_ref().map(|lock| left(lock.until)))),
+            stand: self.memory.stand.filter(|it| it.until > now).map(|it| (it.revision, left(it.until))),
             time: now.as_nanos() / 1000,
             accepted: body.is_some(),
             body: body.unwrap_or(Body::Empty),

@@ -72,6 +72,8 @@ pub enum Rule {
     WaitForMajority,
     /// A try that failed gives back what it got.
     ReleasePartial,
+    /// A lock, or the mark of who stands, lasts for its ttl and no longer, also where a clock was set back.
+    Cut,
 }
 
 #[cfg(feature = "controls")]
@@ -108,6 +110,7 @@ impl Rule {
         Self::Skew,
         Self::WaitForMajority,
         Self::ReleasePartial,
+        Self::Cut,
     ];
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Foreign {
     pub(crate) name: String,
     ttl: Time,
     since: Time,
-    got: usize,
+    pub(crate) got: usize,
     asked: usize,
     /// Until when it believes that it holds the lock.
     pub(crate) until: Option<Time>,

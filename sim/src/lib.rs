@@ -9,7 +9,10 @@
 //! * `story`: a chain of events that chance does not find;
 //! * `truth`: what is promised;
 //! * [`many`]: many seeds on all cores.
+//!
+//! [`check`] looks at every state that can be reached within bounds, with clocks left out.
 
+pub mod check;
 mod clock;
 mod dice;
 mod foreign;
@@ -24,7 +27,7 @@ mod truth;
 mod work;
 mod world;
 
-pub use plan::{Clocks, FAULTS, Fault, Memory};
+pub use plan::{Clocks, DRILLS, FAULTS, Fault, Memory};
 pub use settle::{HANDS_OVER_WITHIN, SETTLES_WITHIN};
 pub use truth::{Promise, Violation};
-pub use world::{Outcome, run};
+pub use world::{Check, Outcome, Tally, run};

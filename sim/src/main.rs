@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use cabloy_redlock::rule::{Rule, Rules};
 use cabloy_sim::many::{Sum, run_all};
-use cabloy_sim::{FAULTS, run};
+use cabloy_sim::{Check, FAULTS, Tally, run};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let without = args.without.iter().map(rule).collect::<Result<Vec<_>, _>>()?;
     let rules = Rules::without(&without);
     if let Some(seed) = args.seed {
-        let outcome = run(seed, rules, true);
+        let outcome = run(seed, rules, Check::All, true);
         for line in &outcome.trace {
             println!("{line}");
         }
@@ -45,12 +45,15 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let start = Instant::now();
     let report = |sum: &Sum| {
-        let rate = u128::from(sum.steps) * 1000 / start.elapsed().as_millis().max(1);
-        println!("{} seeds, {} steps ({rate}/s), {} elections", sum.seeds, sum.steps, sum.elections);
+        let Tally { steps, elections, .. } = sum.tally;
+        let rate = u128::from(steps) * 1000 / start.elapsed().as_millis().max(1);
+        println!("{} seeds, {steps} steps ({rate}/s), {elections} elections", sum.seeds);
     };
     let (sum, found) = run_all(
         args.from..args.from + args.seeds,
+        None,
         rules,
+        Check::All,
         |_| !args.count,
         |sum| {
             if sum.seeds.is_multiple_of(100_000) {
@@ -59,9 +62,10 @@ fn main() -> anyhow::Result<ExitCode> {
         },
     );
     report(&sum);
-    println!("{} claims, {} results, memory lost {} times", sum.claims, sum.results, sum.losses);
-    println!("settled within {:.2} ttls, handed over within {:.2} ttls", sum.settled, sum.handed_over);
-    for (fault, count) in FAULTS.iter().zip(sum.faults) {
+    let Tally { claims, results, losses, settled, handed_over, faults, .. } = sum.tally;
+    println!("{claims} claims, {results} results, memory lost {losses} times");
+    println!("settled within {settled:.2} ttls, handed over within {handed_over:.2} ttls");
+    for (fault, count) in FAULTS.iter().zip(faults) {
         println!("{count:>12} {fault:?}");
     }
     for (promise, (count, seed)) in &sum.broken {

@@ -8,8 +8,8 @@ use std::thread;
 
 use cabloy_redlock::rule::Rules;
 
-use crate::plan::FAULTS;
-use crate::world::{Outcome, run};
+use crate::plan::DRILLS;
+use crate::world::{Check, Outcome, Tally, run};
 use crate::{Promise, Violation};
 
 /// What many worlds came to.
@@ -17,22 +17,8 @@ use crate::{Promise, Violation};
 pub struct Sum {
     /// Worlds.
     pub seeds: u64,
-    /// Steps of cores.
-    pub steps: u64,
-    /// Terms.
-    pub elections: u64,
-    /// Claims that started.
-    pub claims: u64,
-    /// Results that were recorded.
-    pub results: u64,
-    /// Times that no majority had a memory.
-    pub losses: u64,
-    /// By the order of [`FAULTS`].
-    pub faults: [u64; FAULTS.len()],
-    /// The longest that it took until somebody led once all was well, in ttls.
-    pub settled: f64,
-    /// How long the slowest hand-over took, in ttls.
-    pub handed_over: f64,
+    /// What happened in them.
+    pub tally: Tally,
     /// Broken promises: how often, and the lowest seed that did.
     pub broken: BTreeMap<Promise, (u64, u64)>,
 }
@@ -44,23 +30,17 @@ impl Sum {
             (*count, *lowest) = (*count + 1, seed.min(*lowest));
         }
         self.seeds += 1;
-        self.steps += outcome.steps;
-        self.elections += outcome.elections;
-        self.claims += outcome.claims;
-        self.results += outcome.results;
-        self.losses += outcome.losses;
-        for (all, one) in self.faults.iter_mut().zip(outcome.faults) {
-            *all += one;
-        }
-        self.settled = self.settled.max(outcome.settled);
-        self.handed_over = self.handed_over.max(outcome.handed_over);
+        self.tally.add(&outcome.tally);
     }
 }
 
-/// Runs the worlds of `seeds` until one breaks a promise that is `wanted`: the sum of all, and the lowest such seed.
+/// Runs the worlds of `seeds` until one breaks a promise that is `wanted`: the sum of all, and the lowest such seed. Of a
+/// `drill` only its own seeds are of interest.
 pub fn run_all(
     seeds: Range<u64>,
+    drill: Option<u64>,
     rules: Rules,
+    check: Check,
     wanted: impl Fn(Promise) -> bool + Sync,
     progress: impl Fn(&Sum) + Sync,
 ) -> (Sum, Option<(u64, Violation)>) {
@@ -74,7 +54,10 @@ pub fn run_all(
             if seed >= end.load(Ordering::Relaxed) {
                 return;
             }
-            let outcome = run(seed, rules, false);
+            if drill.is_some_and(|drill| seed % DRILLS != drill) {
+                continue;
+            }
+            let outcome = run(seed, rules, check, false);
             let mut all = sum.lock().unwrap_or_else(PoisonError::into_inner);
             all.add(seed, &outcome);
             if all.seeds.is_multiple_of(10_000) {

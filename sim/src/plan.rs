@@ -104,6 +104,11 @@ pub const FAULTS: [Fault; 22] = [
     Fault::Storm,
 ];
 
+/// So many seeds in a row have all kinds of drill, and as many worlds without: 0 restarts agents, 1 to 4 take nodes'
+/// memories, with 3 much of what is said comes twice, 4 more than a minority's, 5 tells the story, 6 takes locks, 7 lets agents stand still, 8 cuts leaders off and
+/// moves clocks, 9 takes all memory while clocks keep pace.
+pub const DRILLS: u64 = 20;
+
 /// A seed's world.
 #[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 #[derive(Clone, Debug)]
@@ -148,7 +153,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn draw(dice: &mut Dice) -> Self {
+    /// The remainder of the seed by [`DRILLS`] says which drill it is, if any.
+    pub(crate) fn draw(seed: u64, dice: &mut Dice) -> Self {
         let nodes = dice.one_of(&[1, 3, 3, 3, 3, 5]);
         let agents = dice.one_of(&[2, 2, 3, 3, 4, 5]);
         let ttl = Duration::from_millis(dice.one_of(&[1000, 3000, 10_000]));
@@ -196,20 +202,25 @@ impl Plan {
             restless: clocks == Clocks::Loose && dice.chance(500),
             story: false,
         };
-        plan.drill(dice)
+        plan.drill(seed % DRILLS, dice)
     }
 
     /// A world where one kind of trouble meets with what it takes to do harm.
-    fn drill(mut self, dice: &mut Dice) -> Self {
-        match dice.below(10) {
+    fn drill(mut self, kind: u64, dice: &mut Dice) -> Self {
+        match kind {
             // Agents start again while what they sent before is still on its way.
             0 => {
                 (self.clocks, self.memory, self.restless, self.in_order) = (Clocks::Kept, Memory::Kept, false, false);
-                self.expect(&[(Fault::RestartAgent, 8), (Fault::Stall, 4), (Fault::CutOneWay, 2)]);
+                self.expect(&[
+                    (Fault::RestartAgent, 8),
+                    (Fault::Stall, 4),
+                    (Fault::CutOneWay, 2),
+                    (Fault::PauseProcess, 2),
+                ]);
                 (self.slow, self.slow_delay, self.trouble) = (300, self.slow_delay.max(200_000), 100);
             }
             // Nodes lose their memory and get it back all the time, and leaders change.
-            kind @ 1..5 => {
+            1..5 => {
                 self.nodes = dice.one_of(&[3, 3, 3, 5]);
                 self.memory = if kind == 4 { Memory::Any } else { Memory::Minority };
                 (self.clocks, self.restless, self.far) = (Clocks::Loose, true, None);
@@ -222,12 +233,44 @@ impl Plan {
                 }
                 self.trouble = dice.one_of(&[10, 30, 60]);
                 self.work = dice.one_of(&[5, 10, 30]);
+                if kind == 3 {
+                    // What was meant for a life arrives in the next one.
+                    (self.loss, self.twice, self.slow, self.in_order, self.trouble) = (0, 300, 20, false, 30);
+                    self.slow_delay = u64::try_from((self.ttl / 20).as_micros()).unwrap_or(u64::MAX);
+                }
             }
             5 => {
                 (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Loose, Memory::Minority, None);
                 (self.restless, self.seeded, self.story) = (true, true, true);
                 self.expect(&[(Fault::Cut, 1)]);
                 (self.loss, self.slow, self.trouble, self.work) = (0, 0, 1000, 100);
+            }
+            // Locks are gone while candidates are at it, and there is nothing to write back.
+            6 => {
+                (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Loose, Memory::Kept, None);
+                self.expect(&[(Fault::Expire, 8), (Fault::Stand, 2)]);
+                (self.seeded, self.restless, self.trouble, self.work) = (true, false, dice.between(1, 10), 10_000);
+                (self.slow, self.slow_delay) = (200, self.delay + 20_000);
+            }
+            // Answers wait for agents that stand still, and are the last for a while.
+            7 => {
+                (self.nodes, self.clocks, self.memory, self.far) = (1, Clocks::Kept, Memory::Kept, None);
+                self.expect(&[(Fault::PauseProcess, 8), (Fault::Cut, 8)]);
+                (self.restless, self.trouble) = (false, 300);
+                (self.slow, self.slow_delay) = (800, self.delay + 30_000);
+            }
+            // Leaders hear some nodes and not others, and clocks jump.
+            8 => {
+                (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Jump, Memory::Kept, None);
+                self.expect(&[(Fault::Cut, 8), (Fault::Jump, 2), (Fault::PauseMachine, 1)]);
+                (self.seeded, self.restless, self.notices, self.work) = (true, false, false, 20);
+                (self.loss, self.slow, self.trouble) = (0, 0, 100);
+            }
+            // All memory is lost while somebody leads who does not hear of it.
+            9 => {
+                (self.nodes, self.clocks, self.memory) = (dice.one_of(&[1, 3]), Clocks::Kept, Memory::Any);
+                self.expect(&[(Fault::RestartEmpty, 4), (Fault::Promote, 4), (Fault::Cut, 8)]);
+                (self.restless, self.far, self.trouble) = (false, None, dice.one_of(&[100, 300]));
             }
             _ => {}
         }
@@ -250,7 +293,9 @@ impl Plan {
 /// Whether a fault is within what such a world is to bear.
 fn possible(fault: Fault, clocks: Clocks, memory: Memory) -> bool {
     match fault {
-        Fault::Jump | Fault::PauseMachine => clocks != Clocks::Kept,
+        // Who did not hear of an earlier loss goes on above it by the time, which must not have gone back since.
+        Fault::Jump => clocks != Clocks::Kept && memory != Memory::Any,
+        Fault::PauseMachine => clocks != Clocks::Kept,
         Fault::Expire => clocks == Clocks::Loose,
         Fault::RestartKept => memory != Memory::Kept,
         Fault::RestartEmpty | Fault::RestartOld | Fault::Promote | Fault::Flush => {

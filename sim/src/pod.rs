@@ -14,7 +14,7 @@ use crate::clock::{Clock, Time};
 use crate::plan::Clocks;
 use crate::truth::{Promise, Violation, broken};
 use crate::work::Asked;
-use crate::world::{Due, PodId, World};
+use crate::world::{Check, Due, PodId, World};
 
 pub(crate) struct Pod {
     pub(crate) core: Core,
@@ -237,7 +237,7 @@ impl World {
 
     /// Its core takes a step, and its driver does what it says.
     pub(crate) fn step(&mut self, id: PodId, event: Event) -> Result<(), Violation> {
-        self.outcome.steps += 1;
+        self.outcome.tally.steps += 1;
         let pod = &mut self.pods[id];
         pod.knows |= matches!(event, Event::Raise(_));
         let now = pod.clock.read(self.now);
@@ -348,7 +348,7 @@ impl World {
             return Ok(());
         }
         let pod = &self.pods[id];
-        if self.plan.clocks == Clocks::Kept {
+        if self.plan.clocks == Clocks::Kept && self.check == Check::All {
             let lease = pod.belief.unwrap_or_default() + pod.timing.margin();
             let lease = pod.clock.when(lease);
             if self.locks.majority_until(token, self.plan.majority()).is_some_and(|locks| locks < lease) {

@@ -4,7 +4,8 @@ use cabloy_redlock::core::Event;
 use cabloy_redlock::{Candidacy, Timing};
 
 use crate::clock::{MS, Time};
-use crate::plan::Clocks;
+use crate::foreign::Step;
+use crate::plan::{Clocks, Memory};
 use crate::truth::{Promise, Violation, broken};
 use crate::world::{Due, PodId, World, nanos};
 
@@ -23,10 +24,10 @@ impl World {
         if self.leader().is_none() {
             return broken(Promise::Liveness, format!("nobody leads, {} ttls after all was well", bound / ttl));
         }
-        self.outcome.settled = part(self.now - since, ttl);
+        self.outcome.tally.settled = part(self.now - since, ttl);
         // Stragglers from before arrive; then the nodes get their memory back.
         let ttl = nanos(self.plan.ttl);
-        self.until(3 * ttl, |_| false)?;
+        self.until(5 * ttl, |_| false)?;
         self.idle(ttl)?;
         self.hand_over(ttl)
     }
@@ -34,13 +35,19 @@ impl World {
     fn all_is_well(&mut self) -> Result<(), Violation> {
         self.say(|| "all is well from now on".into());
         self.calm = true;
+        // Clocks are set right, back too: only a memory that begins anew must not meet a time that was before.
         let newest = (0..self.nodes.len()).map(|node| self.shows(node).as_nanos()).max().unwrap_or_default();
+        let right = if self.truth.losses == 0 && self.plan.memory != Memory::Any { self.now } else { newest };
         for node in 0..self.nodes.len() {
             self.nodes[node].stalled = 0;
             self.node_up(node);
-            let by = i64::try_from(newest - self.shows(node).as_nanos()).unwrap_or(i64::MAX);
-            if self.plan.clocks != Clocks::Kept && by > 0 {
+            let by = i64::try_from(i128::from(right) - i128::from(self.shows(node).as_nanos())).unwrap_or_default();
+            if self.plan.clocks != Clocks::Kept && by != 0 {
                 self.jump(node, by);
+                // Nobody knows how long another client wanted its lock for: whoever sets a clock back has to see to it.
+                for client in 0..self.foreign.len() {
+                    self.foreign_step(Step::Unlock(client, node))?;
+                }
             }
             let rate = self.nodes[node].clock.rate().clamp(-4500, 4500);
             self.nodes[node].clock.set_rate(self.now, rate);
@@ -119,7 +126,7 @@ impl World {
             if self.leader().is_none() {
                 return broken(Promise::HandOver, format!("nobody leads {HANDS_OVER_WITHIN} % of a ttl later"));
             }
-            self.outcome.handed_over = self.outcome.handed_over.max(part(self.now - since, ttl));
+            self.outcome.tally.handed_over = self.outcome.tally.handed_over.max(part(self.now - since, ttl));
             self.stand(leader, candidacy)?;
             self.until(ttl / 2, |_| false)?;
         }

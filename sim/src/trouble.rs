@@ -22,16 +22,15 @@ impl World {
         let Some(kind) = self.dice.weighted(&self.plan.weights) else { return Ok(()) };
         let (pod, node) = (self.dice.place(self.pods.len()), self.dice.place(self.nodes.len()));
         if self.inject(FAULTS[kind], pod, node)? {
-            self.outcome.faults[kind] += 1;
+            self.outcome.tally.faults[kind] += 1;
         }
         Ok(())
     }
 
     /// `false` if it cannot happen now.
-    #[expect(clippy::too_many_lines, reason = "one arm for each fault")]
     fn inject(&mut self, fault: Fault, pod: PodId, node: NodeId) -> Result<bool, Violation> {
         let ttl = nanos(self.plan.ttl);
-        let (while_, alive) = (self.around(800), self.pods[pod].alive);
+        let while_ = self.around(800);
         match fault {
             Fault::Cut => self.cut(pod, node, while_, true, true),
             Fault::CutOneWay => {
@@ -70,6 +69,30 @@ impl World {
                 self.say(|| format!("the lock of n{node} is gone"));
                 self.nodes[node].model.expire();
             }
+            Fault::Reconnect => {
+                if self.nodes[node].down {
+                    return Ok(false);
+                }
+                self.disconnect(pod, node);
+                let after = self.around(20);
+                self.plan_in(after, Due::Heal { pod, node });
+            }
+            Fault::Foreign => self.foreign_client(),
+            Fault::Storm => {
+                self.say(|| "most messages are lost".into());
+                self.storm = self.now + while_;
+                self.plan_in(while_, Due::Lull);
+            }
+            _ => return self.inject_agent(fault, pod),
+        }
+        Ok(true)
+    }
+
+    /// What befalls an agent.
+    fn inject_agent(&mut self, fault: Fault, pod: PodId) -> Result<bool, Violation> {
+        let ttl = nanos(self.plan.ttl);
+        let alive = self.pods[pod].alive;
+        match fault {
             Fault::PauseProcess | Fault::PauseMachine => {
                 let machine = fault == Fault::PauseMachine;
                 if !alive || self.pods[pod].stopped || (machine && self.pods[pod].is_tainted()) {
@@ -134,20 +157,7 @@ impl World {
                 self.say(|| format!("a{pod} hears of token {token}"));
                 self.step(pod, Event::Raise(token))?;
             }
-            Fault::Reconnect => {
-                if self.nodes[node].down {
-                    return Ok(false);
-                }
-                self.disconnect(pod, node);
-                let after = self.around(20);
-                self.plan_in(after, Due::Heal { pod, node });
-            }
-            Fault::Foreign => self.foreign_client(),
-            Fault::Storm => {
-                self.say(|| "most messages are lost".into());
-                self.storm = self.now + while_;
-                self.plan_in(while_, Due::Lull);
-            }
+            _ => return Ok(false),
         }
         Ok(true)
     }
@@ -232,9 +242,11 @@ impl World {
         }
         if self.plan.memory == Memory::Any && self.intact() < self.plan.majority() {
             self.say(|| "no majority has a memory".into());
-            // A leader may have what is lost, and have it on its way already.
-            let lost = had_majority && !self.seeds_under_way();
-            self.truth.lose(lost, &self.nodes.iter().map(|node| &node.model).collect::<Vec<_>>());
+            // A leader may have what is lost, and give it to a node that it was about to seed: then nothing is lost.
+            let leads = self.pods.iter().any(|pod| pod.alive && pod.core.leads().is_some());
+            let lost = had_majority && !leads && !self.seeds_under_way();
+            let models: Vec<_> = self.nodes.iter().map(|node| &node.model).collect();
+            self.truth.lose(lost, &models);
         }
     }
 
@@ -292,7 +304,8 @@ impl World {
             pod.tainted[id] = true;
         }
         for client in &mut self.foreign {
-            client.until = None;
+            // Nor does a lock count that it got before.
+            (client.until, client.got) = (None, 0);
         }
     }
 

@@ -6,7 +6,7 @@ use cabloy_redlock::record::{Record, RunResult};
 use serde_json::json;
 
 use crate::truth::{Ballot, Promise, Violation, broken};
-use crate::world::{Due, PodId, World};
+use crate::world::{Check, Due, PodId, World};
 
 /// What was asked, and what was so before.
 #[derive(Debug)]
@@ -119,10 +119,10 @@ impl World {
             if result.is_err() || again || before.losses != self.truth.losses {
                 continue;
             }
-            self.outcome.claims += 1;
+            self.outcome.tally.claims += 1;
             self.truth.started(&run, ballot, &nonce, before.recorded)?;
             let stored = self.stored.get(&nonce).copied().unwrap_or_default();
-            if (stored.count_ones() as usize) < self.plan.majority() {
+            if self.check == Check::All && (stored.count_ones() as usize) < self.plan.majority() {
                 return broken(Promise::ClaimMajority, format!("{nonce} started below a majority"));
             }
         }
@@ -148,7 +148,7 @@ impl World {
         };
         self.say(|| format!("a{id} {} the result of {nonce}", if recorded { "has recorded" } else { "gives up" }));
         if recorded && losses == self.truth.losses {
-            self.outcome.results += 1;
+            self.outcome.tally.results += 1;
             self.truth.finished(&run, &nonce, done);
             // Done runs stay for a while: nobody may claim them.
             if self.truth.is_done(&run) && self.dice.chance(300) {

@@ -135,9 +135,9 @@ pub(crate) struct Link {
     last: [Time; 4],
 }
 
-/// What a run of a world came to.
+/// What happened in a world, or in many.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub struct Tally {
     /// Steps of cores.
     pub steps: u64,
     /// Terms.
@@ -150,10 +150,32 @@ pub struct Outcome {
     pub losses: u64,
     /// By the order of [`FAULTS`].
     pub faults: [u64; FAULTS.len()],
-    /// How long it took until somebody led once all was well, in ttls.
+    /// The longest that it took until somebody led once all was well, in ttls.
     pub settled: f64,
     /// How long the slowest hand-over took, in ttls.
     pub handed_over: f64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.elections += other.elections;
+        self.claims += other.claims;
+        self.results += other.results;
+        self.losses += other.losses;
+        for (all, one) in self.faults.iter_mut().zip(other.faults) {
+            *all += one;
+        }
+        self.settled = self.settled.max(other.settled);
+        self.handed_over = self.handed_over.max(other.handed_over);
+    }
+}
+
+/// What a run of a world came to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What happened.
+    pub tally: Tally,
     /// What was broken.
     pub violation: Option<Violation>,
     /// What happened, in words, if that was wanted.
@@ -186,21 +208,31 @@ pub(crate) struct World {
     pub(crate) first_run: u64,
     pub(crate) story: Option<Story>,
     pub(crate) outcome: Outcome,
+    pub(crate) check: Check,
     tracing: bool,
+}
+
+/// Which promises are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// All.
+    All,
+    /// Those whose breaking does harm; not those that only say why it does not come to that.
+    Harm,
 }
 
 /// Runs the world of a seed.
 #[must_use]
-pub fn run(seed: u64, rules: Rules, tracing: bool) -> Outcome {
-    let mut world = World::new(seed, rules, tracing);
+pub fn run(seed: u64, rules: Rules, check: Check, tracing: bool) -> Outcome {
+    let mut world = World::new(seed, rules, check, tracing);
     if tracing {
         let plan = format!("{:?}", world.plan);
         world.say(|| plan);
     }
     let result = world.play();
     let mut outcome = world.outcome;
-    outcome.elections = world.truth.elections();
-    outcome.losses = world.truth.losses;
+    outcome.tally.elections = world.truth.elections();
+    outcome.tally.losses = world.truth.losses;
     outcome.violation = result.err();
     if let (Some(violation), true) = (&outcome.violation, tracing) {
         outcome.trace.push(format!("BROKEN {violation}"));
@@ -209,9 +241,9 @@ pub fn run(seed: u64, rules: Rules, tracing: bool) -> Outcome {
 }
 
 impl World {
-    fn new(seed: u64, rules: Rules, tracing: bool) -> Self {
+    fn new(seed: u64, rules: Rules, check: Check, tracing: bool) -> Self {
         let mut dice = Dice::new(seed);
-        let plan = Plan::draw(&mut dice);
+        let plan = Plan::draw(seed, &mut dice);
         let timing = Timing { ttl: plan.ttl };
         let rules = if plan.restless { rules.less(Rule::Rest) } else { rules };
         let mut world = Self {
@@ -234,6 +266,7 @@ impl World {
             first_run: 0,
             story: None,
             outcome: Outcome::default(),
+            check,
             tracing,
             plan,
             dice,
@@ -283,7 +316,7 @@ impl World {
         }
         self.plan_in(nanos(self.plan.ttl) / 10, Due::Trouble);
         self.plan_in(nanos(self.plan.ttl) / 10, Due::Work);
-        while self.outcome.steps < self.plan.steps {
+        while self.outcome.tally.steps < self.plan.steps {
             self.turn()?;
         }
         self.settle()
@@ -466,7 +499,7 @@ impl World {
                 | Request::Recall { .. }
                 | Request::Seed { .. }
         );
-        if reply.accepted && says && !was_intact {
+        if reply.accepted && says && !was_intact && self.check == Check::All {
             return broken(
                 Promise::AmnesiacsSilent,
                 format!("n{node} has no memory and says yes to {}", Asked(request)),

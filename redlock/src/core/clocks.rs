@@ -27,8 +27,8 @@ pub(super) struct Reading {
 pub(super) struct Clock {
     /// As it was a renewal ago; nothing before the first answer.
     reading: Option<Reading>,
-    /// Both kept pace up to the newest answer.
-    pub(super) steady: bool,
+    /// When both were last seen not to have kept pace.
+    doubted: Option<Instant>,
 }
 
 impl Reading {
@@ -50,20 +50,29 @@ impl Reading {
     }
 }
 
+impl Clock {
+    /// Whether what was sent then makes a lease. Before the clock was doubted it does not: its answer may be of the time
+    /// before and yet come after.
+    pub(super) fn trusted(&self, sent: Instant) -> bool {
+        self.doubted.is_none_or(|doubted| sent > doubted)
+    }
+}
+
 impl Node {
-    /// Takes in the time of the newest answer.
+    /// Takes in the time of the newest answer; `false` if the clocks did not keep pace up to it.
     ///
     /// What it is compared with is as old as a renewal: were it always the last answer, many short steps would hide a
     /// long one.
-    pub(super) fn read_clock(&mut self, timing: &Timing, rules: Rules, reading: Reading) {
-        let Clock { reading: known, steady } = &mut self.clock;
-        *steady = known.is_none_or(|earlier| earlier.agrees(&reading)) || !rules.hold(Rule::ClockCheck);
-        if !*steady {
-            self.lease = None;
+    pub(super) fn read_clock(&mut self, timing: &Timing, rules: Rules, reading: Reading) -> bool {
+        let Clock { reading: known, doubted } = &mut self.clock;
+        let steady = known.is_none_or(|earlier| earlier.agrees(&reading)) || !rules.hold(Rule::ClockCheck);
+        if !steady {
+            (self.lease, *doubted) = (None, Some(reading.at));
         }
-        if !*steady || known.is_none_or(|known| reading.at.since(known.at) >= timing.ttl / 4) {
+        if !steady || known.is_none_or(|known| reading.at.since(known.at) >= timing.ttl / 4) {
             *known = Some(reading);
         }
+        steady
     }
 }
 

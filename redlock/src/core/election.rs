@@ -194,7 +194,7 @@ impl Core {
     }
 
     /// Another one whose lock a majority holds, and until when at the longest.
-    fn blocker(&self) -> Option<(Owner, Instant)> {
+    pub(super) fn blocker(&self) -> Option<(Owner, Instant)> {
         let leases = || self.nodes.iter().filter_map(|node| node.seen.as_ref());
         if !self.rules.hold(Rule::WaitForMajority) {
             let longest = leases().filter(|lease| lease.until > self.now).max_by_key(|lease| lease.until);
@@ -257,8 +257,12 @@ impl Core {
     /// A leader gives its lock back. When a majority of the nodes are free, the others follow at once, and with those
     /// free as well two candidates cannot both fail: that is worth a moment. The more wait, the further they spread, so that
     /// the first is done before most of the others begin.
-    pub(super) fn freed(&mut self, owner: &Owner, listeners: u32) {
-        if matches!(self.phase, Phase::Waiting) {
+    ///
+    /// What another candidate gives back after a try that failed is no reason to cut short a pause after one's own: two of
+    /// them would wake each other without end. `led`: a majority had that lock.
+    pub(super) fn freed(&mut self, owner: &Owner, listeners: u32, led: bool) {
+        let pauses = self.failures > 0 && self.backs_off && !led;
+        if matches!(self.phase, Phase::Waiting) && !pauses {
             let held = self.nodes.iter().any(|node| node.seen.as_ref().is_some_and(|seen| seen.owner == *owner));
             let least = if held { RELEASE } else { Duration::ZERO };
             // The one that left hears it too.
@@ -362,7 +366,7 @@ impl Core {
     fn lease_from(&self, id: NodeId, sent: Instant) -> Option<Instant> {
         let from = if self.rules.hold(Rule::LeaseFromSending) { sent } else { self.now };
         let validity = if self.rules.hold(Rule::Drift) { self.timing.validity() } else { self.timing.ttl };
-        self.nodes[id].clock.steady.then(|| from + validity)
+        self.nodes[id].clock.trusted(sent).then(|| from + validity)
     }
 
     /// PROTOCOL 2: once a majority has granted, reads from exactly those nodes; gives up when none can any more.

@@ -493,8 +493,7 @@ impl Core {
         }
         node.newest = id;
         node.promised = if reply.intact { reply.promised } else { 0 };
-        node.read_clock(&self.timing, self.rules, Reading::new(call.sent, self.now, reply.time));
-        let steady = node.clock.steady;
+        let steady = node.read_clock(&self.timing, self.rules, Reading::new(call.sent, self.now, reply.time));
         if !alive {
             self.new_life(call.node, reply);
         } else if !steady {
@@ -512,11 +511,15 @@ impl Core {
             Some((owner, _)) if node.freed.as_ref() == Some(owner) => None,
             Some((Owner::Agent { agent, .. }, _)) if of_pod(agent) => None,
             Some((owner, left)) => {
-                if matches!(owner, Owner::Agent { .. }) {
-                    self.longest_ttl = self.longest_ttl.max(left.unwrap_or_default());
-                }
-                // A lock without an end is looked at once a ttl.
-                Some(Lease { owner: owner.clone(), until: self.now + left.unwrap_or(self.timing.ttl) })
+                let left = left.unwrap_or(self.timing.ttl);
+                let left = if matches!(owner, Owner::Agent { .. }) {
+                    self.longest_ttl = self.longest_ttl.max(left);
+                    left
+                } else {
+                    // Another client gives it back without a word.
+                    left.min(self.timing.ttl)
+                };
+                Some(Lease { owner: owner.clone(), until: self.now + left })
             }
             None => None,
         };
@@ -538,6 +541,7 @@ impl Core {
     }
 
     fn wake(&mut self, id: NodeId, wake: Wake) {
+        let blocker = self.blocker().map(|(owner, _)| owner);
         let node = &mut self.nodes[id];
         match wake {
             Wake::Held { owner: Owner::Agent { agent, .. }, .. } if agent.same_pod(&self.agent) => {}
@@ -560,7 +564,7 @@ impl Core {
                 // What I gave back myself, because a try failed, is no reason to try again at once.
                 let mine = matches!(&owner, Owner::Agent { agent, .. } if *agent == self.agent);
                 if !mine {
-                    self.freed(&owner, listeners);
+                    self.freed(&owner, listeners, blocker.is_some_and(|led| led == owner));
                 }
             }
             Wake::Led => self.led_before = true,

@@ -192,6 +192,9 @@ impl Core {
 
     /// 7b, sent only now that the mark is known to be there.
     fn read_for(&mut self, id: NodeId, life: Incarnation) {
+        if !self.rules.hold(Rule::SeedFence) {
+            return self.plant(id, life, Records::new());
+        }
         let round = self.next_round();
         let intact = |other: &NodeId| *other != id && self.nodes[*other].amnesiac.is_none() && self.nodes[*other].up;
         let asked: BTreeSet<_> = (0..self.nodes.len()).filter(intact).collect();
@@ -230,11 +233,10 @@ impl Core {
             _ => {}
         }
         let (have, left) = (*done, asked.len());
-        let needed = if rules.hold(Rule::SeedFence) { majority } else { 1 };
-        if have >= needed {
+        if have >= majority {
             let (life, merged) = (life.clone(), mem::take(merged));
             self.plant(id, life, merged);
-        } else if have + left < needed {
+        } else if have + left < majority {
             self.give_way();
             self.seed_later(id);
         }

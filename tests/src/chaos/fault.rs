@@ -102,8 +102,8 @@ impl Kind {
         matches!(self, Self::AllFlush | Self::AllEmpty | Self::AllKill)
     }
 
-    /// All kinds that leave a majority of memories intact, as long as one comes after the other. Not those by which the
-    /// lock of a dead leader may outlive it for an hour.
+    /// All kinds that leave a majority of memories intact, as long as one comes after the other. Not an hour of
+    /// ticks that are called before their time: when the clocks are set right, none is due for an hour.
     #[must_use]
     pub fn usual() -> Vec<Self> {
         let usual = |kind: &Self| !kind.is_total() && *kind != Self::ClockHour;

@@ -7,6 +7,6 @@ if not intact or (owner and not mine) or token <= promised or tonumber(stand or 
 end
 promised = token
 redis.call('HSET', KEYS[2], 'promised', ARGV[2])
-redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[6])
+take(KEYS[1], 'lease', memory[7], ARGV[3], ARGV[6])
 publish('held ' .. ARGV[6] .. ' ' .. ARGV[3])
 return answer(true)

@@ -3,6 +3,6 @@ if not intact or promised ~= tonumber(ARGV[2]) or (owner and owner ~= ARGV[3]) t
     return answer(false)
 end
 note_led()
-redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+take(KEYS[1], 'lease', memory[7], ARGV[3], ARGV[4])
 publish('held ' .. ARGV[4] .. ' ' .. ARGV[3])
 return answer(true)

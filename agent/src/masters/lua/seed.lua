@@ -6,7 +6,8 @@ redis.call('DEL', KEYS[2], KEYS[3])
 for i = 6, #ARGV, 2 do
     redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
-redis.call('HSET', KEYS[2], 'run', run, 'mark', mark, 'promised', ARGV[4], 'led', ARGV[5], 'epoch', '0')
+redis.call('HSET', KEYS[2], 'run', run, 'mark', mark, 'promised', ARGV[4], 'led', ARGV[5], 'epoch', '0',
+    'lease', memory[7] or '', 'stands', memory[8] or '')
 intact = true
 led = ARGV[5] == '1'
 promised = tonumber(ARGV[4])

@@ -3,6 +3,6 @@ if tonumber(stand or '0') > tonumber(ARGV[2]) then
     return answer(false)
 end
 stand = ARGV[2]
-redis.call('SET', KEYS[4], stand, 'PX', ARGV[3])
+take(KEYS[4], 'stands', memory[8], stand, ARGV[3])
 publish('stand ' .. ARGV[3] .. ' ' .. stand)
 return answer(true)
