@@ -33,7 +33,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 const MESSAGE_LIMIT: usize = 200;
 
 /// How long after a call that did not reach the app the next one is made.
-const NOT_REACHED_PAUSE: Duration = Duration::from_millis(500);
+pub(crate) const NOT_REACHED_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long to wait before asking again after a 409, or a 202 that is not over, unless the app says otherwise.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -71,7 +71,8 @@ pub struct Call {
 
 impl Call {
     /// Names the run: the same for all its attempts.
-    fn id(&self) -> String {
+    #[must_use]
+    pub fn id(&self) -> String {
         let Self { cluster, name, run, .. } = self;
         format!("{cluster}/{name}@{run}")
     }
@@ -159,6 +160,14 @@ pub struct Called {
     pub stale: Option<u64>,
 }
 
+impl Called {
+    /// It ended, and nothing was said of tokens.
+    #[must_use]
+    pub fn by(outcome: Outcome) -> Self {
+        Self { outcome, stale: None }
+    }
+}
+
 impl App {
     /// The app as the file has it.
     #[must_use]
@@ -187,18 +196,14 @@ impl App {
         tokio::time::timeout(HEALTH_TIMEOUT, check).await.unwrap_or(Err(Unhealthy::Timeout))
     }
 
-    /// Makes a call and stays with it until the app is done; none if that takes longer than what is `left` before the
-    /// deadline. Each of its requests is signed with the keys that there are by then.
-    pub async fn call(&self, call: &Call, left: Duration, signing: &watch::Receiver<Signing>) -> Option<Called> {
-        tokio::time::timeout(left, self.until_over(call, signing)).await.ok()
-    }
-
-    async fn until_over(&self, call: &Call, signing: &watch::Receiver<Signing>) -> Called {
+    /// Makes a call and stays with it until the app is done. Each of its requests is signed with the keys that there
+    /// are by then.
+    pub async fn call(&self, call: &Call, target: &HttpTarget, signing: &watch::Receiver<Signing>) -> Called {
         let mut poll: Option<String> = None;
         let mut reached = false;
         loop {
             let answer = match &poll {
-                None => self.ask(call, signing).await,
+                None => self.ask(call, target, signing).await,
                 Some(location) => self.poll(location, call, signing).await,
             };
             let meaning = match answer {
@@ -212,7 +217,7 @@ impl App {
             };
             reached = true;
             match meaning {
-                Meaning::Over(outcome) => return Called { outcome, stale: None },
+                Meaning::Over(outcome) => return Called::by(outcome),
                 Meaning::Stale { highest, outcome } => {
                     return Called { outcome, stale: highest.filter(|it| call.token.is_some_and(|token| *it > token)) };
                 }
@@ -225,8 +230,12 @@ impl App {
         }
     }
 
-    async fn ask(&self, call: &Call, signing: &watch::Receiver<Signing>) -> Result<Response, CallError> {
-        let Target::Http(target) = &call.target;
+    async fn ask(
+        &self,
+        call: &Call,
+        target: &HttpTarget,
+        signing: &watch::Receiver<Signing>,
+    ) -> Result<Response, CallError> {
         let body = target.body.as_ref().map(Value::to_string).unwrap_or_default();
         let signature = signing.borrow().headers(&call.id(), Timestamp::now(), body.as_bytes());
         let mut request = self.request(target.method, &target.path).body(Full::from(body))?;
@@ -434,7 +443,7 @@ fn text(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(4 * MESSAGE_LIMIT)]).trim().to_owned()
 }
 
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     match text.char_indices().nth(MESSAGE_LIMIT) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -578,6 +587,7 @@ mod tests {
 
     async fn called(port: u16) -> Outcome {
         let app = App { generation: Generation::Generic, port, health: Health::Tcp {} };
+        let target = HttpTarget { path: "/tick".into(), method: Method::Post, body: None };
         let call = Call {
             cluster: "prod/shop".into(),
             kind: "schedule",
@@ -588,12 +598,9 @@ mod tests {
             attempt: 1,
             deadline: crate::runs::plus(Timestamp::now(), Duration::from_secs(20)),
             trace: 1,
-            target: Target::Http(HttpTarget { path: "/tick".into(), method: Method::Post, body: None }),
+            target: Target::Http(target.clone()),
         };
-        app.call(&call, Duration::from_secs(20), &watch::channel(Signing::default()).1)
-            .await
-            .expect("an outcome before the deadline")
-            .outcome
+        app.call(&call, &target, &watch::channel(Signing::default()).1).await.outcome
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::{App, Call};
+use crate::app::Call;
 use crate::digest;
 use crate::election::Term;
 use crate::files::Loaded;
@@ -32,6 +32,7 @@ use crate::runs::{Attempt, Claimed, Next, Outcome, Run, between, plus, whole_ms}
 use crate::schedule::{Action, Line, Memory, memory_id, parse_id};
 use crate::shared::Shared;
 use crate::startup::{Plan, Task, record_id};
+use crate::target;
 
 /// How often the ledger is asked for the results of runs that go on elsewhere.
 const POLL: Duration = Duration::from_millis(250);
@@ -423,8 +424,8 @@ impl Engine {
             deadline: attempt.deadline,
             target,
         };
-        let app = App::new(&self.loaded.file.app);
-        self.calls.start(app, call, self.ledger.clone(), id.to_owned(), attempt, key.clone());
+        let loaded = Arc::clone(&self.loaded);
+        self.calls.start(loaded, call, self.ledger.clone(), id.to_owned(), attempt, key.clone());
     }
 
     fn step(&mut self, key: &Key, now: Timestamp) {
@@ -685,16 +686,22 @@ fn alarm(line: &Line) -> Option<Problem> {
 }
 
 impl Caller {
-    /// Makes the call, records what comes of it, and then says so.
-    fn start(&self, app: App, call: Call, ledger: Ledger, id: String, attempt: Attempt, key: Key) {
+    /// Makes the call by the files as `loaded`, records what comes of it, and then says so.
+    fn start(&self, loaded: Arc<Loaded>, call: Call, ledger: Ledger, id: String, attempt: Attempt, key: Key) {
         let Self { tasks, shared, term, ended } = self.clone();
         shared.metrics.calls.inc();
         tasks.spawn(async move {
             let Attempt { nonce, deadline, .. } = attempt;
             let left = between(term.time(), deadline);
-            let Some(called) = app.call(&call, left, &shared.signing).await else {
+            // What goes through Redis says nothing of this app: it is the same for all.
+            let note = |ended, at| {
+                if call.target.role().is_none() {
+                    shared.note_call(&id, ended, at);
+                }
+            };
+            let Some(called) = target::call(&shared.ways(&loaded), &call, left).await else {
                 tracing::warn!(id, "no answer before the deadline");
-                shared.note_call(&id, None, term.time());
+                note(None, term.time());
                 return;
             };
             if let Some(highest) = called.stale {
@@ -705,7 +712,7 @@ impl Caller {
             }
             let outcome = Outcome { at: term.time(), ..called.outcome };
             if called.stale.is_none() {
-                shared.note_call(&id, Some(outcome.kind), outcome.at);
+                note(Some(outcome.kind), outcome.at);
             }
             let result = RunResult { nonce: nonce.clone(), done: outcome.is_final(), data: json!(outcome) };
             let until = plus(deadline, FINISH);

@@ -5,9 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cabloy_crds::agent_status::Problem;
-use cabloy_crds::files::{AgentFile, RedisClient, Retry, RoleFile, Target};
+use cabloy_crds::files::{AgentFile, BroadcastTarget, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Target};
 use cabloy_crds::names::{AGENT_FILE, REDLOCK_ROLE, role_file};
-use cabloy_crds::vocabulary::{Overlap, Scope};
+use cabloy_crds::vocabulary::{Generation, Overlap, Scope};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::digest;
@@ -27,6 +27,8 @@ pub struct Loaded {
     pub file: AgentFile,
     /// The servers that vote, with their passwords; none where nothing needs a leader.
     pub masters: Masters,
+    /// The servers of the roles that targets go through, with their passwords.
+    pub servers: BTreeMap<String, Master>,
     /// The servers of every role, as `host:port/db`.
     pub roles: BTreeMap<String, Vec<String>>,
     /// Tells these files from others; see [`cabloy_crds::agent_status::ConfigStatus::hash`].
@@ -54,9 +56,9 @@ fn problem(reason: &str, message: String, path: impl Into<String>) -> Problem {
     Problem { reason: reason.to_owned(), message, path: Some(path.into()) }
 }
 
-/// The secret files that `masters` name.
-fn secret_files(clients: &[RedisClient]) -> Vec<PathBuf> {
-    clients.iter().filter_map(|client| client.password.as_ref()).map(|secret| PathBuf::from(&secret.file)).collect()
+/// The secret files that `clients` name.
+fn secret_files<'a>(clients: impl Iterator<Item = &'a RedisClient>) -> impl Iterator<Item = PathBuf> {
+    clients.filter_map(|client| client.password.as_ref()).map(|secret| PathBuf::from(&secret.file))
 }
 
 /// The folders in which a change of the files would show: the link `..data` of a projected volume is renamed in its
@@ -91,12 +93,22 @@ pub fn load(dir: &Path) -> Result<(Loaded, Vec<PathBuf>), Bad> {
     }
     let role_name = role_file(REDLOCK_ROLE);
     let clients = roles.get(REDLOCK_ROLE).cloned().unwrap_or_default();
-    let secrets = secret_files(&clients);
+    let used: BTreeSet<&str> = file.schedules.iter().filter_map(|schedule| schedule.target.role()).collect();
+    let of_targets = used.iter().filter_map(|role| roles.get(*role)).flatten();
+    let secrets: BTreeSet<_> = secret_files(clients.iter().chain(of_targets)).collect();
+    let secrets: Vec<_> = secrets.into_iter().collect();
     let mut problems = check(&file);
     problems.extend(check_masters(&file, &clients, &role_name));
     let masters = clients.iter().enumerate().map(|(index, client)| master(client, &format!("{role_name}[{index}]")));
     let (masters, missing): (Vec<_>, Vec<_>) = masters.partition(Result::is_ok);
     problems.extend(missing.into_iter().filter_map(Result::err));
+    let mut servers = BTreeMap::new();
+    for role in used {
+        match server(role, roles.get(role)) {
+            Ok(server) => _ = servers.insert(role.to_owned(), server),
+            Err(problem) => problems.push(problem),
+        }
+    }
     if !problems.is_empty() {
         return Err(Bad { problems, secrets });
     }
@@ -104,11 +116,12 @@ pub fn load(dir: &Path) -> Result<(Loaded, Vec<PathBuf>), Bad> {
     let mut parts = vec![agent.as_bytes()];
     parts.extend(role_texts.iter().flat_map(|(role, text)| [role.as_bytes(), text.as_bytes()]));
     let hash = digest::name(&parts);
-    parts.extend(masters.iter().map(|it| it.password.as_ref().map_or(&[][..], |it| it.expose_secret().as_bytes())));
+    let with_secrets = masters.iter().chain(servers.values());
+    parts.extend(with_secrets.map(|it| it.password.as_ref().map_or(&[][..], |it| it.expose_secret().as_bytes())));
     let fingerprint = digest::number(&parts);
     let address = |client: &RedisClient| format!("{}:{}/{}", client.host, client.port, client.db);
     let roles = roles.into_iter().map(|(role, clients)| (role, clients.iter().map(address).collect())).collect();
-    Ok((Loaded { file, masters, roles, hash, fingerprint }, secrets))
+    Ok((Loaded { file, masters, servers, roles, hash, fingerprint }, secrets))
 }
 
 /// The texts of the files.
@@ -174,6 +187,20 @@ fn master(client: &RedisClient, field: &str) -> Result<Master, Problem> {
     })
 }
 
+/// The one server of a role that targets go through.
+fn server(role: &str, clients: Option<&Vec<RedisClient>>) -> Result<Master, Problem> {
+    let name = role_file(role);
+    match clients.map(Vec::as_slice) {
+        None => Err(problem("MissingFile", format!("a schedule needs the Redis of role {role}"), name)),
+        Some([client]) if client.key_prefix.as_deref().is_none_or(str::is_empty) => master(client, &name),
+        Some([_]) => {
+            let message = "keyPrefix: CabloyJS names the keys of this role itself, so there can be none";
+            Err(problem("InvalidFile", message.to_owned(), name))
+        }
+        Some(_) => Err(problem("InvalidFile", "a schedule goes through it, so it must be one server".to_owned(), name)),
+    }
+}
+
 fn check_masters(file: &AgentFile, clients: &[RedisClient], name: &str) -> Option<Problem> {
     let needed = !file.schedules.is_empty() || file.startups.iter().any(|task| task.scope == Scope::Cluster);
     if needed && clients.is_empty() {
@@ -211,7 +238,10 @@ fn check(file: &AgentFile) -> Vec<Problem> {
         if schedule.overlap != Overlap::Skip {
             wrong(field(".overlap"), "this version of the agent knows only Skip");
         }
-        for (part, message) in check_call(&schedule.name, schedule.timeout_ms, &schedule.retry, &schedule.target) {
+        for (part, message) in check_call(&schedule.name, schedule.timeout_ms, &schedule.retry) {
+            wrong(field(part), message);
+        }
+        for (part, message) in check_target(file.app.generation, &schedule.target) {
             wrong(field(part), message);
         }
     }
@@ -221,8 +251,14 @@ fn check(file: &AgentFile) -> Vec<Problem> {
         if !names.insert(&task.name) {
             wrong(field(""), "the name is there twice");
         }
-        for (part, message) in check_call(&task.name, task.timeout_ms, &task.retry, &task.target) {
+        for (part, message) in check_call(&task.name, task.timeout_ms, &task.retry) {
             wrong(field(part), message);
+        }
+        for (part, message) in check_target(file.app.generation, &task.target) {
+            wrong(field(part), message);
+        }
+        if task.target.role().is_some() {
+            wrong(field(".target"), "only a call to the app tells when a task is done: write http");
         }
     }
     for name in endless(file) {
@@ -231,19 +267,55 @@ fn check(file: &AgentFile) -> Vec<Problem> {
     problems
 }
 
-fn check_call(name: &str, timeout_ms: u64, retry: &Retry, target: &Target) -> Vec<(&'static str, &'static str)> {
-    let Target::Http(http) = target;
-    let path = http.path.parse::<http::uri::PathAndQuery>();
+/// A part of a schedule or a task, and what is wrong with it.
+type Wrong = (&'static str, &'static str);
+
+fn check_call(name: &str, timeout_ms: u64, retry: &Retry) -> Vec<Wrong> {
     let valid_name = !name.is_empty() && name.chars().all(|char| char.is_ascii_graphic() && !"/@#\"\\".contains(char));
-    [
+    only_bad([
         (!valid_name, ".name", "write letters, digits, - and ."),
         (timeout_ms == 0, ".timeoutMs", "write at least 1"),
         (!retry.factor.is_finite() || retry.factor < 1.0, ".retry.factor", "write at least 1"),
-        (path.is_err() || !http.path.starts_with('/'), ".target.http.path", "write a path that begins with /"),
-    ]
-    .into_iter()
-    .filter_map(|(bad, part, message)| bad.then_some((part, message)))
-    .collect()
+    ])
+}
+
+fn check_target(generation: Generation, target: &Target) -> Vec<Wrong> {
+    let foreign = generation == Generation::Generic;
+    match target {
+        Target::Http(HttpTarget { path, .. }) => {
+            let bad = path.parse::<http::uri::PathAndQuery>().is_err() || !path.starts_with('/');
+            only_bad([(bad, ".target.http.path", "write a path that begins with /")])
+        }
+        Target::Queue(QueueTarget { prefix, queue, module, queue_name, .. }) => only_bad([
+            (foreign, ".target.queue", "generation generic has no queues: write http, or v4 or vona as app.generation"),
+            (
+                prefix.is_empty(),
+                ".target.queue.prefix",
+                "write the prefix of the app's queues, such as bull_shop:queue",
+            ),
+            (
+                queue.is_empty() || queue.contains(':'),
+                ".target.queue.queue",
+                "write the queue's name in Redis, such as -||shop-report||render; it has no colons",
+            ),
+            (module.is_empty(), ".target.queue.module", "write the module's name"),
+            (queue_name.is_empty(), ".target.queue.queueName", "write the queue's name"),
+        ]),
+        Target::Broadcast(BroadcastTarget { channel, module, broadcast_name, .. }) => only_bad([
+            (
+                foreign,
+                ".target.broadcast",
+                "generation generic has no broadcasts: write http, or v4 or vona as app.generation",
+            ),
+            (channel.is_empty(), ".target.broadcast.channel", "write the app's channel, such as broadcast_shop:"),
+            (module.is_empty(), ".target.broadcast.module", "write the module's name"),
+            (broadcast_name.is_empty(), ".target.broadcast.broadcastName", "write the broadcast's name"),
+        ]),
+    }
+}
+
+fn only_bad<const N: usize>(checks: [(bool, &'static str, &'static str); N]) -> Vec<Wrong> {
+    checks.into_iter().filter_map(|(bad, part, message)| bad.then_some((part, message))).collect()
 }
 
 /// The startup tasks that can never be reached through `after`.
@@ -374,5 +446,84 @@ mod tests {
                 assert!(found.iter().any(|it| it.contains("two of the servers")), "{pointer}: {found:?}");
             }
         }
+    }
+
+    fn through_redis() -> Value {
+        let mut agent = agent();
+        let [mut jobs, mut news] = [0, 1].map(|_| agent["schedules"][0].clone());
+        jobs["name"] = json!("jobs");
+        jobs["target"] = json!({"queue": {
+            "role": "queue", "prefix": "bull_shop:queue", "queue": "-||m||q", "module": "m", "queueName": "q", "subdomain": "",
+        }});
+        news["name"] = json!("news");
+        news["target"] = json!({"broadcast": {
+            "role": "broadcast", "channel": "broadcast_shop:", "module": "m", "broadcastName": "b", "subdomain": "",
+        }});
+        agent["schedules"] = json!([jobs, news]);
+        agent
+    }
+
+    fn write_role(dir: &Path, role: &str, client: &Value) {
+        std::fs::create_dir_all(dir.join("redis").join(role)).unwrap();
+        std::fs::write(dir.join("redis").join(role).join("client.json"), client.to_string()).unwrap();
+    }
+
+    #[test]
+    fn the_roles_that_targets_go_through_are_read_with_their_secrets() {
+        let dir = TempDir::new().unwrap();
+        let secret = dir.path().join("password");
+        std::fs::write(&secret, "one\n").unwrap();
+        write(dir.path(), &through_redis(), &json!([{"host": "a", "port": 1, "db": 0}]));
+        let client = json!({"host": "q", "port": 1, "db": 2, "password": {"$file": secret}});
+        for role in ["queue", "broadcast", "cache"] {
+            write_role(dir.path(), role, &client);
+        }
+        let (first, secrets) = load(dir.path()).unwrap();
+        assert_eq!(first.servers.keys().collect::<Vec<_>>(), ["broadcast", "queue"], "and no other");
+        assert_eq!(secrets, std::slice::from_ref(&secret));
+        std::fs::write(&secret, "two").unwrap();
+        assert_ne!(load(dir.path()).unwrap().0.fingerprint, first.fingerprint);
+        std::fs::remove_file(&secret).unwrap();
+        let found = messages(dir.path());
+        assert_eq!(found.len(), 2);
+        assert!(found[1].starts_with("MissingSecret redis/queue/client.json.password"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_targets_is_said() {
+        let masters = json!([{"host": "a", "port": 1, "db": 0}]);
+        let found = |edit: &dyn Fn(&mut Value), client: Option<Value>| {
+            let dir = TempDir::new().unwrap();
+            let mut agent = through_redis();
+            edit(&mut agent);
+            write(dir.path(), &agent, &masters);
+            write_role(dir.path(), "broadcast", &json!({"host": "b", "port": 1, "db": 0}));
+            if let Some(client) = client {
+                write_role(dir.path(), "queue", &client);
+            }
+            messages(dir.path()).join("\n")
+        };
+        let good = json!({"host": "q", "port": 1, "db": 0});
+        let set = |pointer: &'static str, value: Value| {
+            move |agent: &mut Value| *agent.pointer_mut(pointer).unwrap() = value.clone()
+        };
+        for (pointer, value, said) in [
+            ("/app/generation", json!("generic"), "schedules.jobs.target.queue: generation generic"),
+            ("/app/generation", json!("generic"), "schedules.news.target.broadcast: generation generic"),
+            ("/schedules/0/target/queue/queue", json!("a:b"), "schedules.jobs.target.queue.queue"),
+            ("/schedules/0/target/queue/prefix", json!(""), "schedules.jobs.target.queue.prefix"),
+            ("/schedules/1/target/broadcast/channel", json!(""), "schedules.news.target.broadcast.channel"),
+            ("/startups/0/target", through_redis()["schedules"][0]["target"].clone(), "startups.m.target: only a call"),
+        ] {
+            let found = found(&set(pointer, value), Some(good.clone()));
+            assert!(found.contains(said), "{pointer}: {found}");
+        }
+        assert!(
+            found(&|_| (), None)
+                .contains("MissingFile a schedule needs the Redis of role queue redis/queue/client.json")
+        );
+        let prefixed = json!({"host": "q", "port": 1, "db": 0, "keyPrefix": "x:"});
+        assert!(found(&|_| (), Some(prefixed)).contains("keyPrefix"));
+        assert!(found(&|_| (), Some(json!([good, good]))).contains("one server"));
     }
 }

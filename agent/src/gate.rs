@@ -10,13 +10,14 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Call};
+use crate::app::Call;
 use crate::clock::{Clock, SystemClock};
 use crate::files::Loaded;
 use crate::ledger::Record;
 use crate::runs::{Attempt, Next, Outcome, OutcomeKind, Run, between, plus, whole_ms};
 use crate::shared::Shared;
 use crate::startup::{Plan, Task};
+use crate::target;
 
 /// How often the ledger is asked while tasks of the pod's revision are not known to be done.
 const POLL: Duration = Duration::from_secs(1);
@@ -80,7 +81,7 @@ pub async fn watch_gate(shared: Arc<Shared>, stop: CancellationToken) {
 
 impl Gate {
     /// Does what can be done now; gives for how long there is nothing more to do.
-    fn step(&mut self, loaded: &Loaded, now: Timestamp) -> Duration {
+    fn step(&mut self, loaded: &Arc<Loaded>, now: Timestamp) -> Duration {
         let Ok(plan) = Plan::new(&loaded.file, &self.shared.identity.place) else { return NAP };
         self.shared.note_done(plan.floor(&loaded.file));
         let finished = plan.tasks.iter().map(Task::id).filter(|id| {
@@ -111,7 +112,7 @@ impl Gate {
         nap
     }
 
-    fn call(&mut self, loaded: &Loaded, task: &Task, attempt: Attempt, now: Timestamp) {
+    fn call(&mut self, loaded: &Arc<Loaded>, task: &Task, attempt: Attempt, now: Timestamp) {
         let identity = &self.shared.identity;
         let call = Call {
             cluster: loaded.file.cluster.clone(),
@@ -126,12 +127,13 @@ impl Gate {
             trace: uuid::Uuid::new_v4().as_u128(),
             target: task.startup.target.clone(),
         };
-        let (app, id) = (App::new(&loaded.file.app), task.id());
-        let (signing, left) = (self.shared.signing.clone(), between(now, attempt.deadline));
+        let (loaded, id) = (Arc::clone(loaded), task.id());
+        let (shared, left) = (Arc::clone(&self.shared), between(now, attempt.deadline));
         tracing::info!(task = call.name, attempt = attempt.number, "startup task of this pod begins");
         self.shared.metrics.calls.inc();
         self.calls.spawn(async move {
-            let outcome = app.call(&call, left, &signing).await.map(|called| called.outcome);
+            let called = target::call(&shared.ways(&loaded), &call, left).await;
+            let outcome = called.map(|called| called.outcome);
             (id, attempt.nonce, outcome)
         });
     }

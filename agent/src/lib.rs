@@ -6,7 +6,8 @@
 //! * [`files`] and [`reload`]: what the agent works by.
 //! * [`schedule`], [`startup`] and [`runs`]: what is due and what comes next; pure.
 //! * [`engine`] and [`gate`]: carry that out, on the leader and on each pod.
-//! * [`app`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let another pod lead.
+//! * [`target`]: what is called; [`app`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let
+//!   another pod lead; [`queue`], [`broadcast`] and [`roles`]: what goes to the app through Redis.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
 //! * [`digest`]: names for texts.
 //! * [`agent`]: all of it together.
@@ -14,6 +15,7 @@
 pub mod agent;
 pub mod app;
 pub mod aside;
+pub mod broadcast;
 pub mod clock;
 pub mod digest;
 pub mod drain;
@@ -25,10 +27,13 @@ pub mod health;
 pub mod ledger;
 pub mod masters;
 pub mod metrics;
+pub mod queue;
 pub mod reload;
+pub mod roles;
 pub mod runs;
 pub mod schedule;
 pub mod server;
 pub mod shared;
 pub mod signing;
 pub mod startup;
+pub mod target;

@@ -199,6 +199,7 @@ mod tests {
         Loaded {
             file: file.unwrap(),
             masters: vec![],
+            servers: std::collections::BTreeMap::new(),
             roles: std::collections::BTreeMap::new(),
             hash: fingerprint.to_string(),
             fingerprint,

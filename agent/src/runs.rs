@@ -59,7 +59,7 @@ pub enum OutcomeKind {
     /// As `Refused`, and the app wants no further ticks of this schedule.
     Disabled,
     /// It was claimed, and the app knows nothing of it: the term ended before a majority took the claim, or there was no
-    /// connection to the app.
+    /// connection. So is a job that may or may not be in its queue, for it can be there only once.
     NotBegun,
 }
 

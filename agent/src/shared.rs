@@ -13,13 +13,16 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::aside::Failures;
-use crate::election::{Candidacy, Elector, ErrorKind, NodeStatus, Obstacle, Owner, Role};
+use crate::election::{Candidacy, Elector, NodeStatus, Obstacle, Owner, Role};
 use crate::files::Loaded;
+use crate::masters::node::reason;
 use crate::metrics::{Metrics, Snapshot};
 use crate::reload::Config;
+use crate::roles::Roles;
 use crate::runs::OutcomeKind;
 use crate::signing::Signing;
 use crate::startup::{Place, Plan};
+use crate::target::Ways;
 
 /// A master may be without memory for so long before somebody should look: it rests for a lease, by design.
 const MEMORY_GRACE: Duration = Duration::from_mins(2);
@@ -61,6 +64,8 @@ pub struct Shared {
     pub done: watch::Sender<BTreeSet<String>>,
     /// The election, once there are files with masters.
     pub elector: watch::Sender<Option<Elector>>,
+    /// The connections to the app's own roles.
+    pub roles: Roles,
     /// What is counted.
     pub metrics: Metrics,
     board: Mutex<Board>,
@@ -95,6 +100,7 @@ impl Shared {
             gate: watch::Sender::new(false),
             done: watch::Sender::default(),
             elector: watch::Sender::default(),
+            roles: Roles::default(),
             metrics: Metrics::default(),
             board: Mutex::default(),
         })
@@ -110,6 +116,12 @@ impl Shared {
     #[must_use]
     pub fn elector(&self) -> Option<Elector> {
         self.elector.borrow().clone()
+    }
+
+    /// What a call by the files as they were `loaded` goes out through.
+    #[must_use]
+    pub fn ways<'a>(&'a self, loaded: &'a Loaded) -> Ways<'a> {
+        Ways { loaded, roles: &self.roles, signing: &self.signing }
     }
 
     /// Whether to stand, as everything is now.
@@ -313,19 +325,8 @@ fn problem(reason: &str, message: String, path: Option<String>) -> Problem {
 }
 
 fn master(node: &NodeStatus) -> MasterStatus {
-    let error = node.error.as_ref().map(|error| {
-        let reason = match error.kind {
-            ErrorKind::Unreachable => "Unreachable",
-            ErrorKind::Timeout => "Timeout",
-            ErrorKind::WrongPassword => "WrongPassword",
-            ErrorKind::NoPermission => "NoPermission",
-            ErrorKind::Loading => "Loading",
-            ErrorKind::ReadOnly => "ReadOnlyMaster",
-            ErrorKind::OutOfMemory => "OutOfMemory",
-            ErrorKind::Protocol => "UnexpectedAnswer",
-        };
-        problem(reason, error.to_string(), Some(node.address.clone()))
-    });
+    let error = node.error.as_ref();
+    let error = error.map(|error| problem(reason(error.kind), error.to_string(), Some(node.address.clone())));
     let says = |reason, message: String| problem(reason, message, Some(node.address.clone()));
     let forgetful = node.without_memory.filter(|since| *since > MEMORY_GRACE).map(|since| {
         let seconds = since.as_secs();

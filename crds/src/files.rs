@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::vocabulary::{Gate, Generation, Method, OnUnknown, Overlap, Scope};
+use crate::vocabulary::{BackoffKind, Gate, Generation, Method, OnUnknown, Overlap, Scope};
 
 /// `agent.json`: all that an agent does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -183,6 +183,22 @@ impl Retry {
 pub enum Target {
     /// A request to the app on 127.0.0.1.
     Http(HttpTarget),
+    /// A job for a queue of the app.
+    Queue(QueueTarget),
+    /// A broadcast to all processes of the app.
+    Broadcast(BroadcastTarget),
+}
+
+impl Target {
+    /// The role whose Redis it goes through; none if it goes to the app itself.
+    #[must_use]
+    pub fn role(&self) -> Option<&str> {
+        match self {
+            Self::Http(_) => None,
+            Self::Queue(queue) => Some(&queue.role),
+            Self::Broadcast(broadcast) => Some(&broadcast.role),
+        }
+    }
 }
 
 /// A request to the app on 127.0.0.1.
@@ -196,6 +212,84 @@ pub struct HttpTarget {
     /// The request's JSON body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
+}
+
+/// A job for a queue of the app, which a `BullMQ` worker of the app takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueueTarget {
+    /// The role whose Redis has the queue.
+    pub role: String,
+    /// What all keys of the app's queues begin with.
+    pub prefix: String,
+    /// The queue's name in Redis, which comes after the prefix.
+    pub queue: String,
+    /// The `CabloyJS` module.
+    pub module: String,
+    /// The queue in it.
+    pub queue_name: String,
+    /// The sub-queue: jobs of one are done one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_name_sub: Option<String>,
+    /// The job's name; its id if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_name: Option<String>,
+    /// The instance (tenant); empty for the default one.
+    pub subdomain: String,
+    /// What the job is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+    /// What `BullMQ` is to do with the job beside having it done.
+    #[serde(default)]
+    pub options: JobOptions,
+}
+
+/// What `BullMQ` is to do with a job beside having it done; its own defaults where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobOptions {
+    /// How many times at most the worker begins it, until it does not fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// How long it waits after each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+    /// It is not kept once it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_on_complete: Option<bool>,
+    /// It is not kept once it has failed for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_on_fail: Option<bool>,
+}
+
+/// How long a job that failed waits for its next attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backoff {
+    /// Always as long, or twice as long each time.
+    #[serde(rename = "type")]
+    pub kind: BackoffKind,
+    /// The first wait, in milliseconds.
+    pub delay: u64,
+}
+
+/// A broadcast to all processes of the app, by Redis' publish and subscribe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BroadcastTarget {
+    /// The role whose Redis it goes through.
+    pub role: String,
+    /// The app's channel.
+    pub channel: String,
+    /// The `CabloyJS` module.
+    pub module: String,
+    /// The broadcast in it.
+    pub broadcast_name: String,
+    /// The instance (tenant); empty for the default one.
+    pub subdomain: String,
+    /// What is broadcast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
 }
 
 /// The Redis configuration of a role, in the order of its keys just what `ioredis` takes; of role `redlock` a list.

@@ -18,6 +18,12 @@ pub const DEFAULT_APP_PORT: u16 = 7002;
 /// The role whose masters hold the lock and the ledger.
 pub const REDLOCK_ROLE: &str = "redlock";
 
+/// The role whose server has the app's `BullMQ` queues.
+pub const QUEUE_ROLE: &str = "queue";
+
+/// The role whose server carries the app's broadcasts.
+pub const BROADCAST_ROLE: &str = "broadcast";
+
 /// The connection that a role uses where it names none.
 pub const DEFAULT_CONNECTION: &str = "default";
 

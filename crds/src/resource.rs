@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use crate::vocabulary::{Gate, Generation, Method, OnUnknown, Overlap, Scope};
+pub use crate::vocabulary::{BackoffKind, Gate, Generation, Method, OnUnknown, Overlap, Scope};
 use crate::{
     duration::Duration,
     names::{DEFAULT_APP_PORT, DEFAULT_CONNECTION},
@@ -47,6 +47,8 @@ use crate::{
         .message("schedules and startups need a leader, and the leader is elected on role redlock: add redis.roles.redlock, or a connection named default"),
     validation = Rule::new("self.app.generation != 'generic' || self.workloads.all(w, !has(w.nodeOptions))")
         .message("workloads[].nodeOptions is for the preload, which generation generic does without: remove it"),
+    validation = Rule::new("self.app.generation != 'generic' || !has(self.schedules) || self.schedules.all(s, !has(s.target.queue) && !has(s.target.broadcast))")
+        .message("the targets queue and broadcast are those of CabloyJS, and generation generic has none: write target.http, or another generation"),
     validation = Rule::new("!has(self.startups) || self.startups.all(s, !has(s.after) || s.after.all(a, self.startups.exists(t, t.name == a)))")
         .message("startups[].after must name other tasks of startups: correct the name, or add the task")
 )]
@@ -618,47 +620,83 @@ pub struct BeanTarget {
     pub data: Option<Value>,
 }
 
-/// A job for a queue of the app.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A job for a queue of the app: for each tick the leader adds one, and a worker of the app takes it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueTarget {
-    /// The CabloyJS module.
-    #[schemars(length(min = 1, max = 128))]
+    /// The CabloyJS module that has the queue.
+    #[schemars(schema_with = "name_schema")]
     pub module: String,
     /// The queue in it.
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(schema_with = "name_schema")]
     pub queue_name: String,
-    /// The sub-queue.
+    /// The sub-queue: jobs of one are done one after the other, as long as the queue itself has no concurrency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
+    #[schemars(length(min = 1, max = 128))]
     pub queue_name_sub: Option<String>,
-    /// The job's name.
+    /// The job's name; its id if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
+    #[schemars(length(min = 1, max = 128))]
     pub job_name: Option<String>,
     /// The instance (tenant); the default one if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
+    #[schemars(schema_with = "subdomain_schema")]
     pub subdomain: Option<String>,
     /// What the job is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_schema")]
     pub data: Option<Value>,
+    /// What BullMQ is to do with the job beside having it done. What the app's own configuration says of jobs of this
+    /// queue holds for those that the app adds itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_options: Option<JobOptions>,
+}
+
+/// What BullMQ is to do with a job beside having it done; its own defaults where nothing is written.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.backoff) || has(self.attempts)").message("backoff goes with attempts: add it, or remove backoff"))]
+pub struct JobOptions {
+    /// How many times at most the worker begins it, until it does not fail; once if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub attempts: Option<i32>,
+    /// How long it waits after an attempt that failed; not at all if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+    /// Whether it is removed once it is done; if left out it is kept, as CabloyJS keeps its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_on_complete: Option<bool>,
+    /// Whether it is removed once it has failed for good; if left out it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_on_fail: Option<bool>,
+}
+
+/// How long a job that failed waits for its next attempt.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backoff {
+    /// Always as long, or twice as long each time; fixed if left out.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<BackoffKind>,
+    /// The first wait.
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s') && duration(self) <= duration('24h')").message("must be more than 0s, and at most 24h"))]
+    pub delay: Duration,
 }
 
 /// A broadcast to all processes of the app.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BroadcastTarget {
-    /// The CabloyJS module.
-    #[schemars(length(min = 1, max = 128))]
+    /// The CabloyJS module that has the broadcast.
+    #[schemars(schema_with = "name_schema")]
     pub module: String,
     /// The broadcast in it.
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(schema_with = "name_schema")]
     pub broadcast_name: String,
     /// The instance (tenant); the default one if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
+    #[schemars(schema_with = "subdomain_schema")]
     pub subdomain: Option<String>,
     /// What is broadcast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -671,6 +709,7 @@ pub struct BroadcastTarget {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.after) || !(self.name in self.after)").message("after must not name the task itself: remove it"),
+    validation = Rule::new("!has(self.target.queue) && !has(self.target.broadcast)").message("a startup task is done when its work is, which a queue or a broadcast does not tell: write target.http"),
     validation = Rule::new("!has(self.revision) || !has(self.scope) || self.scope == 'Cluster'").message("revision goes with scope Cluster: remove it, for scope Instance is once for each start of a pod")
 )]
 pub struct Startup {
@@ -873,6 +912,29 @@ fn username_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "x-kubernetes-validations": [{
             "rule": "self.matches('^[!-~]+$')",
             "message": "must be the name of an ACL user: printable ASCII without spaces; remove it for the server's default user"
+        }]
+    })
+}
+
+/// A name of CabloyJS' that becomes a part of keys in Redis.
+fn name_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "maxLength": 128,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*$')",
+            "message": "must be the name alone, as the app has it: letters, digits, '.', '_' and '-', such as shop-report"
+        }]
+    })
+}
+
+fn subdomain_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "maxLength": 128,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^([A-Za-z0-9][A-Za-z0-9._-]*)?$')",
+            "message": "must be the name of a CabloyJS instance: letters, digits, '.', '_' and '-'; empty for the default one"
         }]
     })
 }

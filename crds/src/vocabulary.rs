@@ -96,3 +96,15 @@ impl Method {
         }
     }
 }
+
+/// How the waits between attempts at a job grow. Named as in `BullMQ`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum BackoffKind {
+    /// They are all as long.
+    #[default]
+    Fixed,
+    /// Each is twice as long as the one before.
+    Exponential,
+}

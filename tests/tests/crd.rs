@@ -87,6 +87,13 @@ fn schedule(fields: &Value) -> Value {
     json!({"spec": {"schedules": [schedule]}})
 }
 
+/// A schedule with another target than a call to the app.
+fn target(target: &Value) -> Value {
+    let mut target = target.clone();
+    target["http"] = Value::Null;
+    schedule(&json!({"target": target}))
+}
+
 fn startup(fields: &Value) -> Value {
     let mut startup = json!({"name": "migrate", "target": {"http": {"path": "/migrate"}}});
     merge(&mut startup, fields);
@@ -95,6 +102,11 @@ fn startup(fields: &Value) -> Value {
 
 fn app(fields: &Value) -> Value {
     json!({"spec": {"app": fields}})
+}
+
+fn with_app(fields: &Value, mut changes: Value) -> Value {
+    changes["spec"]["app"] = fields.clone();
+    changes
 }
 
 fn workload(fields: &Value) -> Value {
@@ -162,6 +174,12 @@ async fn good_resources_are_admitted() {
         schedule(&json!({
             "retry": {"limit": 0, "factor": 1.5}, "target": {"http": {"path": "/a/b?c=d", "body": [1, "x", null]}}
         })),
+        target(&json!({"queue": {"module": "shop-report", "queueName": "render", "subdomain": "", "data": [1, null]}})),
+        target(&json!({"queue": {
+            "module": "m", "queueName": "q", "queueNameSub": "a.b c", "jobName": "hourly", "subdomain": "t1",
+            "jobOptions": {"attempts": 3, "backoff": {"type": "exponential", "delay": "5s"}, "removeOnComplete": true}
+        }})),
+        target(&json!({"broadcast": {"module": "shop-report", "broadcastName": "refresh"}})),
         startup(&json!({"scope": "Instance", "gate": "None", "timeout": "1h30m"})),
         json!({"spec": {"agent": {"enabled": false}}}),
     ];
@@ -348,6 +366,54 @@ async fn bad_resources_are_refused_with_the_field_and_the_remedy() {
             schedule(&json!({"target": {"http": {"method": "FETCH"}}})),
             "spec.schedules[0].target.http.method",
             r#""POST""#,
+        ),
+        (
+            target(&json!({"queue": {"module": "shop:report", "queueName": "q"}})),
+            "spec.schedules[0].target.queue.module",
+            "such as shop-report",
+        ),
+        (
+            target(&json!({"queue": {"module": "m", "queueName": ""}})),
+            "spec.schedules[0].target.queue.queueName",
+            "letters, digits",
+        ),
+        (
+            target(&json!({"queue": {"module": "m", "queueName": "q", "subdomain": "~"}})),
+            "spec.schedules[0].target.queue.subdomain",
+            "empty for the default one",
+        ),
+        (
+            target(&json!({"queue": {"module": "m", "queueName": "q", "jobOptions": {"attempts": 0}}})),
+            "spec.schedules[0].target.queue.jobOptions.attempts",
+            "greater than or equal to 1",
+        ),
+        (
+            target(&json!({"queue": {"module": "m", "queueName": "q", "jobOptions": {"backoff": {"delay": "1s"}}}})),
+            "spec.schedules[0].target.queue.jobOptions",
+            "backoff goes with attempts",
+        ),
+        (
+            target(&json!({"queue": {"module": "m", "queueName": "q", "jobOptions": {"jobId": "mine"}}})),
+            "spec.schedules[0].target.queue.jobOptions.jobId",
+            "unknown field",
+        ),
+        (
+            target(&json!({"broadcast": {"module": "m"}})),
+            "spec.schedules[0].target.broadcast.broadcastName",
+            "Required value",
+        ),
+        (
+            with_app(
+                &json!({"generation": "generic"}),
+                target(&json!({"broadcast": {"module": "m", "broadcastName": "b"}})),
+            ),
+            "generation generic has none",
+            "write target.http",
+        ),
+        (
+            startup(&json!({"target": {"http": null, "queue": {"module": "m", "queueName": "q"}}})),
+            "spec.startups[0]",
+            "write target.http",
         ),
         (
             json!({"spec": {"schedules": [

@@ -362,7 +362,8 @@ impl Ear {
     }
 }
 
-fn client(master: &Master, protocol: ProtocolVersion) -> RedisResult<Client> {
+/// What connects to `master`; nothing is sent yet.
+pub(crate) fn client(master: &Master, protocol: ProtocolVersion) -> RedisResult<Client> {
     let mut settings =
         RedisConnectionInfo::default().set_db(i64::from(master.db)).set_protocol(protocol).set_skip_set_lib_name();
     if let Some(username) = &master.username {
@@ -447,8 +448,23 @@ fn offset_ms(node: u64) -> i64 {
     (i64::try_from(node).unwrap_or(i64::MAX) - ours) / 1000
 }
 
+/// The reason that problems and outcomes have for a category.
+#[must_use]
+pub fn reason(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Unreachable => "Unreachable",
+        ErrorKind::Timeout => "Timeout",
+        ErrorKind::WrongPassword => "WrongPassword",
+        ErrorKind::NoPermission => "NoPermission",
+        ErrorKind::Loading => "Loading",
+        ErrorKind::ReadOnly => "ReadOnlyMaster",
+        ErrorKind::OutOfMemory => "OutOfMemory",
+        ErrorKind::Protocol => "UnexpectedAnswer",
+    }
+}
+
 /// The category of an error, and its code alone: what Redis says around it may quote a command.
-fn classify(error: &RedisError) -> NodeError {
+pub(crate) fn classify(error: &RedisError) -> NodeError {
     let text = error.to_string();
     let code = error.code().unwrap_or_default();
     // Inside a script, older servers wrap the code into a text of their own.

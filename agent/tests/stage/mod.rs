@@ -156,6 +156,8 @@ struct State_ {
     root: PathBuf,
     file: Value,
     masters: Value,
+    /// `client.json` of other roles.
+    roles: BTreeMap<String, Value>,
     /// Folders and app ports of the agents.
     agents: Vec<(PathBuf, u16)>,
     version: u32,
@@ -178,6 +180,13 @@ impl Files {
         state.write();
     }
 
+    /// Says which server a role uses.
+    pub fn role(&self, role: &str, client: &Value) {
+        let mut state = self.0.lock().unwrap();
+        state.roles.insert(role.to_owned(), client.clone());
+        state.write();
+    }
+
     fn add(&self, name: &str, port: u16) -> PathBuf {
         let mut state = self.0.lock().unwrap();
         let dir = state.root.join(name);
@@ -193,12 +202,14 @@ impl State_ {
         self.version += 1;
         for (dir, port) in &self.agents {
             let version = format!("..v{}", self.version);
-            let role = dir.join(&version).join("redis/redlock");
-            std::fs::create_dir_all(&role).unwrap();
+            for (role, client) in self.roles.iter().chain([(&"redlock".to_owned(), &self.masters)]) {
+                let role = dir.join(&version).join("redis").join(role);
+                std::fs::create_dir_all(&role).unwrap();
+                std::fs::write(role.join("client.json"), client.to_string()).unwrap();
+            }
             let mut file = self.file.clone();
             file["app"]["port"] = json!(port);
             std::fs::write(dir.join(&version).join("agent.json"), file.to_string()).unwrap();
-            std::fs::write(role.join("client.json"), self.masters.to_string()).unwrap();
             let (link, data) = (dir.join("..data_tmp"), dir.join("..data"));
             let old = std::fs::read_link(&data).ok();
             symlink(&version, &link).unwrap();
@@ -239,8 +250,9 @@ impl Stage {
             "app": {"name": "shop", "generation": "generic", "port": 1, "health": {"tcp": {}}},
             "election": {"ttlMs": 10_000},
         });
-        let files =
-            Files(Mutex::new(State_ { root: dir.path().join("config"), file, masters, agents: vec![], version: 0 }));
+        let root = dir.path().join("config");
+        let files = State_ { root, file, masters, roles: BTreeMap::new(), agents: vec![], version: 0 };
+        let files = Files(Mutex::new(files));
         let apps = Apps { calls: watch::Sender::default(), answers: watch::Sender::default() };
         Self { redis, files, apps: Arc::new(apps), servers: Mutex::default(), dir }
     }

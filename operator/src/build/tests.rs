@@ -76,6 +76,15 @@ fn everything() -> Value {
             "name": "nightly-report", "cron": "0 3 * * *", "timeZone": "Asia/Shanghai", "jitter": "5s", "timeout": "10m",
             "retry": { "limit": 3 },
             "target": { "http": { "path": "/api/shop/report/nightly", "body": { "full": true } } },
+        }, {
+            "name": "render", "every": "1h",
+            "target": { "queue": {
+                "module": "shop-report", "queueName": "render", "queueNameSub": "pdf", "jobName": "hourly", "data": { "pages": 2 },
+                "jobOptions": { "attempts": 3, "backoff": { "delay": "5s" }, "removeOnComplete": true },
+            } },
+        }, {
+            "name": "refresh", "every": "30s",
+            "target": { "broadcast": { "module": "shop-report", "broadcastName": "refresh", "subdomain": "t1" } },
         }],
         "startups": [
             { "name": "migrate", "target": { "http": { "path": "/api/shop/migrate" } } },

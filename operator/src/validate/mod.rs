@@ -5,6 +5,7 @@
 
 mod roles;
 mod schedules;
+mod targets;
 
 use std::collections::BTreeMap;
 
@@ -194,7 +195,8 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
 
     let guard = *native_schedules == Some(NativeSchedules::Guard);
     let tasks = startups.iter().map(|task| (task.name.clone(), task.clone())).collect();
-    let (schedules, startups) = schedules::resolve(schedules, startups, &mut refusals);
+    let context = targets::Context { app, roles: &roles };
+    let (schedules, startups) = schedules::resolve(&context, schedules, startups, &mut refusals);
     let cluster_tasks = startups.iter().any(|task| task.scope == Scope::Cluster);
     let needs_leader = !schedules.is_empty() || cluster_tasks;
     let has_work = !schedules.is_empty() || !startups.is_empty();

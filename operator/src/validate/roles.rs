@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cabloy_crds::{
     files::{RedisClient, RoleFile, SecretFile},
-    names::{DEFAULT_CONNECTION, REDLOCK_ROLE, SECRETS_DIR},
+    names::{BROADCAST_ROLE, DEFAULT_CONNECTION, QUEUE_ROLE, REDLOCK_ROLE, SECRETS_DIR},
     resource::{Connection, Generation, Redis, Role, SecretKeyRef},
 };
 
@@ -17,13 +17,13 @@ const DEFAULT_PORT: u16 = 6379;
 const PASSWORD_FILE: &str = "password";
 
 /// Roles of `CabloyJS` 4 that are configured without being listed.
-const V4_ROLES: &[&str] = &["broadcast", "cache", "io", "limiter", "queue", REDLOCK_ROLE];
+const V4_ROLES: &[&str] = &[BROADCAST_ROLE, "cache", "io", "limiter", QUEUE_ROLE, REDLOCK_ROLE];
 
 /// Roles of all others.
 const OTHER_ROLES: &[&str] = &[DEFAULT_CONNECTION, REDLOCK_ROLE];
 
 /// Roles whose keys `CabloyJS` (or `BullMQ` in it) names itself.
-const NO_KEY_PREFIX: &[&str] = &["queue", REDLOCK_ROLE, "broadcast", "limiter"];
+const NO_KEY_PREFIX: &[&str] = &[QUEUE_ROLE, REDLOCK_ROLE, BROADCAST_ROLE, "limiter"];
 
 /// A role, and where it leads.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +93,7 @@ pub(super) fn resolve(
     let mut roles = Vec::new();
     for (name, role) in wanted {
         check_role(generation, name, role, refusals);
+        check_queue(generation, name, role, redis, refusals);
         let resolved = match &role.connections {
             Some(connections) => masters(redis, connections, refusals),
             None => client(redis, name, role, refusals).map(|(client, secret)| {
@@ -212,6 +213,22 @@ fn check_role(generation: Generation, name: &str, role: &Role, refusals: &mut Ve
         refusals.push(Refusal::invalid(
             format!("redis.roles.{name}"),
             "Vona takes one connection for all it does: remove the role, and write its server at redis.connections.default",
+        ));
+    }
+}
+
+/// The keys of a queue are named by CabloyJS, without what would keep them on one node of a Redis Cluster.
+fn check_queue(generation: Generation, name: &str, role: &Role, redis: &Redis, refusals: &mut Vec<Refusal>) {
+    let has_queues = match generation {
+        Generation::V4 => name == QUEUE_ROLE,
+        Generation::Vona => name == DEFAULT_CONNECTION,
+        Generation::Generic => false,
+    };
+    let connection = redis.connections.get(role.connection.as_deref().unwrap_or(DEFAULT_CONNECTION));
+    if has_queues && role.host.is_none() && connection.is_some_and(|connection| connection.cluster.is_some()) {
+        refusals.push(Refusal::invalid(
+            format!("redis.roles.{name}.connection"),
+            "queues of CabloyJS cannot be on a Redis Cluster, which would spread the keys of a queue over its nodes: name a connection with host or sentinel",
         ));
     }
 }

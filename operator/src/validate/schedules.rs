@@ -6,11 +6,14 @@ use cabloy_crds::{
     cron,
     duration::Duration,
     files,
-    resource::{CatchUpPolicy, Overlap, Retry, Schedule, Scope, Startup, Target},
+    resource::{CatchUpPolicy, Overlap, Retry, Schedule, Scope, Startup},
 };
 use serde_json::Value;
 
-use super::{Refusal, is_label, is_path};
+use super::{
+    Refusal, is_label,
+    targets::{self, Context},
+};
 
 /// What retries are where nothing is written.
 const DEFAULT_RETRY: files::Retry =
@@ -25,6 +28,7 @@ const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Resolves schedules and startup tasks.
 pub(super) fn resolve(
+    context: &Context,
     schedules: &[Schedule],
     startups: &[Startup],
     refusals: &mut Vec<Refusal>,
@@ -32,7 +36,7 @@ pub(super) fn resolve(
     check_names("schedules", schedules.iter().map(|schedule| schedule.name.as_str()), refusals);
     check_names("startups", startups.iter().map(|task| task.name.as_str()), refusals);
     check_order(startups, refusals);
-    let schedules = schedules.iter().filter_map(|one| schedule(one, refusals)).collect();
+    let schedules = schedules.iter().filter_map(|one| schedule(context, one, refusals)).collect();
     let startups = startups.iter().filter_map(|one| startup(one, refusals)).collect();
     (schedules, startups)
 }
@@ -54,7 +58,7 @@ fn check_names<'a>(list: &str, names: impl Iterator<Item = &'a str>, refusals: &
     }
 }
 
-fn schedule(schedule: &Schedule, refusals: &mut Vec<Refusal>) -> Option<files::Schedule> {
+fn schedule(context: &Context, schedule: &Schedule, refusals: &mut Vec<Refusal>) -> Option<files::Schedule> {
     let before = refusals.len();
     let Schedule {
         name,
@@ -141,7 +145,7 @@ fn schedule(schedule: &Schedule, refusals: &mut Vec<Refusal>) -> Option<files::S
         ));
     }
     let retry = retry(retries.as_ref(), DEFAULT_RETRY, &field, refusals);
-    let target = target(called, &field, refusals);
+    let target = targets::of_schedule(context, called, &field, refusals);
     (refusals.len() == before).then_some(())?;
     Some(files::Schedule {
         name: name.clone(),
@@ -175,7 +179,7 @@ fn startup(task: &Startup, refusals: &mut Vec<Refusal>) -> Option<files::Startup
     }
     let default_retry = files::Retry { limit: DEFAULT_STARTUP_RETRIES, ..DEFAULT_RETRY };
     let retry = retry(retries.as_ref(), default_retry, &field, refusals);
-    let target = target(called, &field, refusals);
+    let target = targets::of_startup(called, &field, refusals);
     (refusals.len() == before).then_some(())?;
     Some(files::Startup {
         name: name.clone(),
@@ -213,35 +217,6 @@ fn retry(
         refusals.push(Refusal::invalid(field("retry.factor"), "must be between 1 and 10"));
     }
     resolved
-}
-
-fn target(target: &Target, field: &impl Fn(&str) -> String, refusals: &mut Vec<Refusal>) -> Option<files::Target> {
-    let Target { http, bean, queue, broadcast } = target;
-    let written = [http.is_some(), bean.is_some(), queue.is_some(), broadcast.is_some()];
-    if written.iter().filter(|written| **written).count() != 1 {
-        refusals
-            .push(Refusal::invalid(field("target"), "exactly one of http, bean, queue and broadcast must be written"));
-    }
-    for (name, written) in ["bean", "queue", "broadcast"].into_iter().zip(&written[1..]) {
-        if *written {
-            refusals.push(Refusal::unsupported(
-                field(&format!("target.{name}")),
-                "is not supported yet: write target.http with a route of the app",
-            ));
-        }
-    }
-    let http = http.as_ref()?;
-    if !is_path(&http.path) {
-        refusals.push(Refusal::invalid(
-            field("target.http.path"),
-            "must be a path that begins with '/', such as /api/shop/report/nightly",
-        ));
-    }
-    Some(files::Target::Http(files::HttpTarget {
-        path: http.path.clone(),
-        method: http.method.unwrap_or_default(),
-        body: http.body.clone(),
-    }))
 }
 
 /// `after` names other tasks, and none waits for itself over others.

@@ -98,17 +98,80 @@ fn a_password_goes_to_no_other_server() {
     );
 }
 
-/// Each is refused for this reason, at this field, with words that say what to do.
+/// A resource with one schedule.
+fn schedule(over: &Value) -> Value {
+    let mut schedule = json!({ "name": "s", "cron": "0 3 * * *", "target": { "http": { "path": "/x" } } });
+    schedule.as_object_mut().unwrap().extend(over.as_object().unwrap().clone());
+    json!({ "schedules": [schedule] })
+}
+
+/// Each is refused for this reason, at this field.
+fn assert_refused(cases: impl IntoIterator<Item = (Value, &'static str, &'static str)>) {
+    for (over, reason, field) in cases {
+        let all = refusals(&over);
+        let found = all.iter().find(|refusal| refusal.to_string().starts_with(&format!("{field}: ")));
+        let found = found.unwrap_or_else(|| panic!("{field} is not refused, but {all:?}"));
+        assert_eq!(found.reason(), reason, "{found}");
+    }
+}
+
+#[test]
+fn targets_that_cannot_be_are_refused() {
+    let of = |kind: &str, mut target: Value, over: Value| {
+        target.as_object_mut().unwrap().extend(over.as_object().unwrap().clone());
+        schedule(&json!({ "target": { kind: target } }))
+    };
+    let queue = |over: Value| of("queue", json!({ "module": "m", "queueName": "n" }), over);
+    let broadcast = |over: Value| of("broadcast", json!({ "module": "m", "broadcastName": "n" }), over);
+    let elsewhere = |mut over: Value| {
+        over["redis"] =
+            json!({ "connections": { "b": { "host": "b" } }, "roles": { "redlock": { "connection": "b" } } });
+        over
+    };
+    let generic = |mut over: Value| {
+        over["app"] = json!({ "name": "shop", "generation": "generic" });
+        over
+    };
+    assert_refused([
+        (queue(json!({ "module": "m:x" })), "Invalid", "schedules[s].target.queue.module"),
+        (queue(json!({ "queueName": "" })), "Invalid", "schedules[s].target.queue.queueName"),
+        (queue(json!({ "subdomain": "-" })), "Invalid", "schedules[s].target.queue.subdomain"),
+        (queue(json!({ "jobName": "a\nb" })), "Invalid", "schedules[s].target.queue.jobName"),
+        (queue(json!({ "queueNameSub": "" })), "Invalid", "schedules[s].target.queue.queueNameSub"),
+        (queue(json!({ "jobOptions": { "attempts": 0 } })), "Invalid", "schedules[s].target.queue.jobOptions.attempts"),
+        (
+            queue(json!({ "jobOptions": { "backoff": { "delay": "1s" } } })),
+            "Invalid",
+            "schedules[s].target.queue.jobOptions.backoff",
+        ),
+        (
+            queue(json!({ "jobOptions": { "attempts": 2, "backoff": { "delay": "0s" } } })),
+            "Invalid",
+            "schedules[s].target.queue.jobOptions.backoff.delay",
+        ),
+        (elsewhere(queue(json!({}))), "Invalid", "schedules[s].target.queue"),
+        (elsewhere(broadcast(json!({}))), "Invalid", "schedules[s].target.broadcast"),
+        (generic(queue(json!({}))), "Invalid", "schedules[s].target.queue"),
+        (generic(broadcast(json!({}))), "Invalid", "schedules[s].target.broadcast"),
+        (broadcast(json!({ "module": "" })), "Invalid", "schedules[s].target.broadcast.module"),
+        (broadcast(json!({ "broadcastName": "a b" })), "Invalid", "schedules[s].target.broadcast.broadcastName"),
+        (broadcast(json!({ "subdomain": "~" })), "Invalid", "schedules[s].target.broadcast.subdomain"),
+        (
+            json!({ "startups": [{ "name": "a", "target": { "queue": { "module": "m", "queueName": "n" } } }] }),
+            "Invalid",
+            "startups[a].target.queue",
+        ),
+        (
+            json!({ "startups": [{ "name": "a", "target": { "broadcast": { "module": "m", "broadcastName": "n" } } }] }),
+            "Invalid",
+            "startups[a].target.broadcast",
+        ),
+    ]);
+}
+
 #[test]
 fn what_is_refused_names_the_field_and_the_remedy() {
     let http = json!({ "http": { "path": "/x" } });
-    let schedule = |over: Value| {
-        let mut schedule = json!({ "name": "s", "cron": "0 3 * * *", "target": http });
-        for (key, value) in over.as_object().unwrap() {
-            schedule[key] = value.clone();
-        }
-        json!({ "schedules": [schedule] })
-    };
     let role = |name: &str, role: Value| json!({ "redis": { "connections": { "default": { "host": "redis" }, "b": { "host": "b" } }, "roles": { name: role } } });
     let connection = |connection: Value| json!({ "redis": { "connections": { "default": connection } } });
     let cases = [
@@ -131,34 +194,25 @@ fn what_is_refused_names_the_field_and_the_remedy() {
         (role("cache", json!({ "connections": ["b"] })), "Invalid", "redis.roles.cache.connections"),
         (role("redlock", json!({ "connections": ["b", "nowhere"] })), "Invalid", "redis.roles.redlock.connections"),
         (role("redlock", json!({ "connections": ["b", "b"] })), "Invalid", "redis.roles.redlock"),
-        (schedule(json!({ "cron": "0 0 30 2 *" })), "Invalid", "schedules[s].cron"),
-        (schedule(json!({ "every": "5s" })), "Invalid", "schedules[s].cron"),
-        (schedule(json!({ "timeZone": "Mars/Olympus" })), "Invalid", "schedules[s].timeZone"),
-        (schedule(json!({ "cron": null, "every": "5s", "jitter": "5s" })), "Invalid", "schedules[s].jitter"),
-        (schedule(json!({ "overlap": "BufferOne" })), "NotSupportedYet", "schedules[s].overlap"),
-        (schedule(json!({ "catchUp": { "policy": "Latest" } })), "NotSupportedYet", "schedules[s].catchUp.policy"),
-        (schedule(json!({ "instances": "All" })), "NotSupportedYet", "schedules[s].instances"),
-        (schedule(json!({ "instances": ["a"] })), "NotSupportedYet", "schedules[s].instances"),
-        (schedule(json!({ "instances": 5 })), "Invalid", "schedules[s].instances"),
-        (schedule(json!({ "takesOver": "a.b" })), "NotSupportedYet", "schedules[s].takesOver"),
+        (schedule(&json!({ "cron": "0 0 30 2 *" })), "Invalid", "schedules[s].cron"),
+        (schedule(&json!({ "every": "5s" })), "Invalid", "schedules[s].cron"),
+        (schedule(&json!({ "timeZone": "Mars/Olympus" })), "Invalid", "schedules[s].timeZone"),
+        (schedule(&json!({ "cron": null, "every": "5s", "jitter": "5s" })), "Invalid", "schedules[s].jitter"),
+        (schedule(&json!({ "overlap": "BufferOne" })), "NotSupportedYet", "schedules[s].overlap"),
+        (schedule(&json!({ "catchUp": { "policy": "Latest" } })), "NotSupportedYet", "schedules[s].catchUp.policy"),
+        (schedule(&json!({ "instances": "All" })), "NotSupportedYet", "schedules[s].instances"),
+        (schedule(&json!({ "instances": ["a"] })), "NotSupportedYet", "schedules[s].instances"),
+        (schedule(&json!({ "instances": 5 })), "Invalid", "schedules[s].instances"),
+        (schedule(&json!({ "takesOver": "a.b" })), "NotSupportedYet", "schedules[s].takesOver"),
         (
-            schedule(json!({ "target": { "bean": { "module": "m", "name": "n" } } })),
+            schedule(&json!({ "target": { "bean": { "module": "m", "name": "n" } } })),
             "NotSupportedYet",
             "schedules[s].target.bean",
         ),
+        (connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })), "Invalid", "redis.roles.queue.connection"),
+        (schedule(&json!({ "target": {} })), "Invalid", "schedules[s].target"),
         (
-            schedule(json!({ "target": { "queue": { "module": "m", "queueName": "n" } } })),
-            "NotSupportedYet",
-            "schedules[s].target.queue",
-        ),
-        (
-            schedule(json!({ "target": { "broadcast": { "module": "m", "broadcastName": "n" } } })),
-            "NotSupportedYet",
-            "schedules[s].target.broadcast",
-        ),
-        (schedule(json!({ "target": {} })), "Invalid", "schedules[s].target"),
-        (
-            schedule(json!({ "retry": { "initialDelay": "2m", "maxDelay": "1m" } })),
+            schedule(&json!({ "retry": { "initialDelay": "2m", "maxDelay": "1m" } })),
             "Invalid",
             "schedules[s].retry.maxDelay",
         ),
@@ -189,12 +243,7 @@ fn what_is_refused_names_the_field_and_the_remedy() {
             "app.configFrom",
         ),
     ];
-    for (over, reason, field) in cases {
-        let all = refusals(&over);
-        let found = all.iter().find(|refusal| refusal.to_string().starts_with(&format!("{field}: ")));
-        let found = found.unwrap_or_else(|| panic!("{field} is not refused, but {all:?}"));
-        assert_eq!(found.reason(), reason, "{found}");
-    }
+    assert_refused(cases);
 }
 
 #[test]
@@ -269,4 +318,33 @@ fn defaults_are_filled_in() {
     assert_eq!((validated.startups[0].timeout_ms, validated.startups[0].retry.limit), (600_000, 5));
     assert_eq!(validated.agent.unwrap().election.ttl_ms, 10_000);
     assert_eq!(validated.app.port, 7002);
+}
+
+#[test]
+fn targets_are_named_as_the_app_of_that_generation_names_them() {
+    let targets = |generation: &str, subdomain: &str| -> Vec<files::Target> {
+        let queue =
+            json!({ "module": "shop-report", "queueName": "render", "subdomain": subdomain, "data": { "a": 1 } });
+        let broadcast = json!({ "module": "shop-report", "broadcastName": "reload", "subdomain": subdomain });
+        let schedule = |name: &str, target: Value| json!({ "name": name, "every": "5s", "target": target });
+        let validated = sound(&json!({
+            "app": { "name": "shop", "generation": generation },
+            "schedules": [
+                schedule("q", json!({ "queue": queue })), schedule("b", json!({ "broadcast": broadcast })),
+            ],
+        }));
+        validated.schedules.into_iter().map(|schedule| schedule.target).collect()
+    };
+    let named = |generation: &str, subdomain: &str| match &targets(generation, subdomain)[..] {
+        [files::Target::Queue(queue), files::Target::Broadcast(broadcast)] => {
+            assert_eq!((&*queue.prefix, &*broadcast.channel), ("bull_shop:queue", "broadcast_shop:"));
+            assert_eq!((&*queue.subdomain, &*broadcast.subdomain), (subdomain, subdomain));
+            (queue.queue.clone(), queue.role.clone(), broadcast.role.clone())
+        }
+        other => panic!("{other:?}"),
+    };
+    let texts = |queue: &str, one: &str, other: &str| (queue.to_owned(), one.to_owned(), other.to_owned());
+    assert_eq!(named("v4", ""), texts("-||shop-report||render", "queue", "broadcast"));
+    assert_eq!(named("v4", "t1"), texts("t1||shop-report||render", "queue", "broadcast"));
+    assert_eq!(named("vona", ""), texts("-||shop-report.queue.render", "default", "default"));
 }
