@@ -180,6 +180,7 @@ fn leases_that_end_too_early_start_nothing_twice() {
         let follower = (world.leader().unwrap() + 1) % 3;
         let token = service.look(Register::highest);
         world.pod(follower).kill_agent();
+        service.clocks_shift();
         for server in world.servers() {
             server.shift_clock(hour * 3_600_000);
         }

@@ -192,9 +192,13 @@ fn inject(world: &World, stop: &Stop, fault: &Fault) -> anyhow::Result<bool> {
         Kind::ClockShift | Kind::ClockHour => {
             let struck = |server: usize| fault.strikes(server, world.servers.len());
             let shifted = || world.servers.iter().enumerate().filter(|(index, _)| struck(*index));
-            shifted().for_each(|(_, server)| server.shift_clock(fault.shift));
+            let shift = |by| {
+                world.service.clocks_shift();
+                shifted().for_each(|(_, server)| server.shift_clock(by));
+            };
+            shift(fault.shift);
             hold();
-            shifted().for_each(|(_, server)| server.shift_clock(0));
+            shift(0);
         }
     }
     Ok(true)

@@ -30,9 +30,13 @@ pub struct Stale {
 /// An attempt that has reached an app.
 #[derive(Debug)]
 struct Attempt {
+    began: Instant,
     deadline: i64,
     running: bool,
 }
+
+/// A call reaches the app within that time after it was claimed.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
 
 /// A set of elements that is read and written as a whole, as in Jepsen's lock-set: what is acknowledged and yet missing
 /// was overwritten by somebody who thought to be alone.
@@ -50,6 +54,8 @@ pub struct Register {
     counts: Counts,
     gaps: Vec<Duration>,
     violations: Vec<String>,
+    /// When clocks of servers were shifted last, which deadlines go by.
+    shifted: Option<Instant>,
 }
 
 /// What has been seen, in numbers.
@@ -78,6 +84,7 @@ impl Register {
             counts: Counts::default(),
             gaps: Vec::new(),
             violations: Vec::new(),
+            shifted: None,
         }
     }
 
@@ -130,10 +137,13 @@ impl Register {
 
     fn begin(&mut self, call: &Call) {
         let attempts = self.runs.entry(call.key.clone()).or_default();
-        let attempt = Attempt { deadline: call.deadline, running: true };
+        let attempt = Attempt { began: Instant::now(), deadline: call.deadline, running: true };
+        let shifted = self.shifted;
+        let by_these_clocks = |attempt: &Attempt| shifted.is_none_or(|shifted| shifted + ON_ITS_WAY < attempt.began);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let open = attempts.range(..call.attempt).find(|(_, attempt)| {
-            attempt.running && u128::try_from(attempt.deadline).is_ok_and(|deadline| now < deadline)
+            let open = u128::try_from(attempt.deadline).is_ok_and(|deadline| now < deadline);
+            attempt.running && open && by_these_clocks(attempt)
         });
         if let Some((open, _)) = open {
             let text = format!("{} attempt {} began while {open} was running", call.key, call.attempt);
@@ -149,6 +159,11 @@ impl Register {
         if let Some(attempt) = attempt {
             attempt.running = false;
         }
+    }
+
+    /// The clocks of servers are about to be shifted: deadlines that were set by them are not theirs any more.
+    pub fn clocks_shift(&mut self) {
+        self.shifted = Some(Instant::now());
     }
 
     /// What was acknowledged and is missing.

@@ -86,6 +86,11 @@ impl Service {
         look(&self.shared.lock().register)
     }
 
+    /// Tells it that the clocks of servers are about to be shifted.
+    pub fn clocks_shift(&self) {
+        self.shared.lock().register.clocks_shift();
+    }
+
     /// Looks at the register whenever it has changed, until `look` sees something or the time is up.
     pub fn until<T>(&self, timeout: Duration, mut look: impl FnMut(&Register) -> Option<T>) -> Option<T> {
         let mut seen = None;
