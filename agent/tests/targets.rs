@@ -22,7 +22,7 @@ use cabloy_tests::require;
 use jiff::Timestamp;
 use redis::Value as RedisValue;
 use serde_json::{Value, json};
-use stage::{Agent, SOON, Stage, schedule};
+use stage::{Agent, Answer, SOON, Stage, schedule};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -576,4 +576,26 @@ async fn each_tick_of_a_schedule_is_one_job_though_the_leader_is_killed() {
     let skipped = stage::leader(&agents).await.status().await.schedules[0].skipped;
     let absent = u64::try_from(span).unwrap() - ticks.len() as u64;
     assert!(absent <= skipped, "{absent} of {span} ticks are missing, and {skipped} were skipped: {jobs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_are_added_hide_no_app_that_fails() {
+    let queues = Redis::start();
+    let stage = Stage::new(1);
+    stage.files.role("queue", &client(&queues));
+    stage.files.edit(|file| {
+        let mut jobs = schedule("jobs", 100);
+        jobs["target"] = queue_of("v4");
+        file["schedules"] = json!([schedule("a", 300), jobs]);
+        file["app"]["generation"] = json!("v4");
+    });
+    let agents = [stage.agent("a").start(), stage.agent("b").start()];
+    let name = stage::leader(&agents).await.name().to_owned();
+    stage.calls_until("a tick", |calls| !calls.is_empty()).await;
+    let other = agents.iter().find(|agent| agent.name() != name).unwrap();
+    other.until("it is well", |status| status.app.healthy).await;
+    stage.answer_of(&name, "/a", Answer::Status(500));
+    stage.calls_until("the other calls", |calls| calls.iter().any(|call| call.agent != name)).await;
+    let added: Vec<String> = queues.run(&["LRANGE", &format!("{}:wait", queue_key("v4")), "0", "-1"]);
+    assert_eq!(added.iter().collect::<BTreeSet<_>>().len(), added.len());
 }
