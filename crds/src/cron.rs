@@ -4,6 +4,7 @@ use croner::{
     Cron,
     parser::{CronParser, Seconds, Year},
 };
+use jiff::{Timestamp, tz::TimeZone};
 
 /// A cron expression or time zone that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +49,23 @@ pub fn parse(expression: &str) -> Result<Cron, InvalidCron> {
 ///
 /// # Errors
 /// There is no such zone.
-pub fn time_zone(name: &str) -> Result<jiff::tz::TimeZone, InvalidCron> {
+pub fn time_zone(name: &str) -> Result<TimeZone, InvalidCron> {
     jiff::tz::TimeZoneDatabase::bundled().get(name).map_err(|_| InvalidCron::TimeZone(name.to_owned()))
+}
+
+/// The first tick of `cron` in `zone` after `time`; none if there never is one.
+#[must_use]
+pub fn next_after(cron: &Cron, zone: &TimeZone, time: Timestamp) -> Option<Timestamp> {
+    Some(cron.find_next_occurrence(&time.to_zoned(zone.clone()), false).ok()?.timestamp())
+}
+
+/// The first tick after `time` that falls due every so many milliseconds, counted from the Unix epoch; none if there
+/// never is one.
+#[must_use]
+pub fn next_multiple(every_ms: i64, time: Timestamp) -> Option<Timestamp> {
+    let every = i128::from(every_ms).checked_mul(1_000_000)?;
+    let ticks = time.as_nanosecond().checked_div_euclid(every)?.checked_add(1)?;
+    Timestamp::from_nanosecond(ticks.checked_mul(every)?).ok()
 }
 
 #[cfg(test)]

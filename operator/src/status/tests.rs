@@ -246,8 +246,13 @@ fn ticks_are_no_urgent_news_and_failures_are() {
             created: tick,
             next: Some(tick),
             running: None,
+            runs: vec![],
+            waiting: 0,
+            paused: false,
             results: vec![TickResult {
                 tick,
+                trigger: None,
+                backfill: None,
                 verdict: Verdict::Done,
                 reason: String::new(),
                 message: String::new(),
