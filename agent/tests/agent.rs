@@ -614,7 +614,7 @@ async fn a_failure_pauses_a_schedule_until_it_is_triggered() {
     assert!(status.schedules[0].paused && status.schedules[0].next.is_none());
     let said = &status.problems.iter().find(|it| it.reason == "SchedulePaused").unwrap().message;
     assert!(said.contains("ServerError") && said.contains("trigger"), "{said}");
-    tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert_eq!(stage.calls().len(), 3);
 
     stage.answer("/a", Answer::Status(200));
