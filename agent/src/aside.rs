@@ -29,8 +29,8 @@ impl Failures {
     pub fn note(&mut self, id: &str, ended: Option<OutcomeKind>, now: Timestamp) -> bool {
         match ended {
             Some(OutcomeKind::Done) => self.runs.clear(),
-            // Any app would refuse it.
-            Some(OutcomeKind::Refused | OutcomeKind::Disabled) => {}
+            // Any app would refuse it, or nobody let it end.
+            Some(OutcomeKind::Refused | OutcomeKind::Disabled | OutcomeKind::Cancelled) => {}
             Some(OutcomeKind::Failed | OutcomeKind::NotBegun) | None => _ = self.runs.insert(id.to_owned()),
         }
         let lately = self.stepped_aside.is_some_and(|at| between(at, now) < AGAIN);

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cabloy_crds::agent_status::{Problem, Verdict};
+use cabloy_crds::agent_status::{Problem, TickResult, Verdict};
 use cabloy_crds::vocabulary::Scope;
 use jiff::Timestamp;
 use serde_json::json;
@@ -22,14 +22,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::Call;
+use crate::app::{Call, Called};
 use crate::digest;
 use crate::election::Term;
 use crate::files::Loaded;
 use crate::ledger::{FinishError, Ledger, Put, PutError, ReadError, Record, RunResult};
 use crate::metrics::TickLabel;
 use crate::runs::{Attempt, Claimed, Next, Outcome, Run, between, plus, whole_ms};
-use crate::schedule::{Action, Line, Memory, memory_id, parse_id};
+use crate::schedule::{Action, Line, Memory, Occasion, memory_id, parse_id, run_id};
 use crate::shared::Shared;
 use crate::startup::{Plan, Task, record_id};
 use crate::target;
@@ -83,6 +83,7 @@ enum Reply {
 #[derive(Debug)]
 struct Ended {
     key: Key,
+    id: String,
     nonce: String,
     outcome: Outcome,
 }
@@ -206,8 +207,8 @@ impl Engine {
         };
         if tokio::time::timeout(SETTLE, settle).await.is_err() {
             tracing::warn!("claims on their way are left in doubt");
-            let runs = self.lines.values_mut().filter_map(Line::run_mut);
-            for run in runs.chain(self.startups.values_mut().map(|it| &mut it.run)) {
+            let runs = self.lines.values().flat_map(|line| line.runs().map(|(_, run)| run));
+            for run in runs.chain(self.startups.values().map(|it| &it.run)) {
                 if let Some(attempt) = run.claim_on_its_way().cloned() {
                     self.calls.disown(self.ledger.clone(), run.id.clone(), attempt);
                 }
@@ -333,12 +334,15 @@ impl Engine {
     fn take_claims(&mut self, claims: Vec<(Claim, Result<(), PutError>)>) -> Vec<Key> {
         let mut keys = Vec::new();
         for (Claim { key, id, nonce }, result) in claims {
+            let is_given_up = self.is_given_up(&key, &id);
             let Some(run) = self.run_mut(&key, &id).filter(|run| run.attempt().is_some_and(|it| it.nonce == nonce))
             else {
                 tracing::warn!(id, "what was claimed is gone from the files, and is not called");
                 continue;
             };
             match result {
+                // It is not called, and stopped as any other attempt.
+                Ok(()) if is_given_up => run.in_doubt(),
                 Ok(()) => self.begin(&key, &id),
                 Err(PutError::AlreadyDone(result)) => run.refused(&result),
                 Err(error) => {
@@ -355,13 +359,8 @@ impl Engine {
         keys
     }
 
-    fn take_end(&mut self, Ended { key, nonce, outcome }: Ended) {
-        let run = match &key {
-            Key::Schedule(name) => self.lines.get_mut(name).and_then(Line::run_mut),
-            Key::Startup(name) => self.startups.get_mut(name).map(|it| &mut it.run),
-            Key::Poll | Key::Sweep => None,
-        };
-        if let Some(run) = run {
+    fn take_end(&mut self, Ended { key, id, nonce, outcome }: Ended) {
+        if let Some(run) = self.run_mut(&key, &id) {
             run.ended(&nonce, outcome);
             self.step(&key, self.term.time());
         }
@@ -386,9 +385,23 @@ impl Engine {
 
     fn run_mut(&mut self, key: &Key, id: &str) -> Option<&mut Run> {
         match key {
-            Key::Schedule(name) => self.lines.get_mut(name).and_then(Line::run_mut).filter(|run| run.id == id),
+            Key::Schedule(name) => self.lines.get_mut(name).and_then(|line| line.run_mut(id)),
             Key::Startup(name) => self.startups.get_mut(name).map(|it| &mut it.run).filter(|run| run.id == id),
             Key::Poll | Key::Sweep => None,
+        }
+    }
+
+    /// Whether a newer tick takes the place of the run `id`.
+    fn is_given_up(&self, key: &Key, id: &str) -> bool {
+        matches!(key, Key::Schedule(name) if self.lines.get(name).is_some_and(|line| line.is_given_up(id)))
+    }
+
+    /// Has the attempt that runs at the run `id` end, and that recorded: by hanging up where the call is this agent's.
+    fn stop_attempt(&mut self, key: Key, id: String) {
+        let Some(attempt) = self.run_mut(&key, &id).and_then(|run| run.running().cloned()) else { return };
+        tracing::info!(id, attempt = attempt.number, "a later tick takes its place");
+        if !self.shared.hang_up(&attempt.nonce) {
+            self.calls.record_cancelled(self.ledger.clone(), id, attempt, key);
         }
     }
 
@@ -399,11 +412,15 @@ impl Engine {
         let (kind, name, run, time, target) = match key {
             Key::Schedule(name) => {
                 let Some(line) = self.lines.get(name) else { return };
-                let Some((tick, _)) = line.open() else { return };
-                if attempt.number == 1 {
+                let Some((_, Some(occasion))) = parse_id(id) else { return };
+                let time = match occasion {
+                    Occasion::Tick(tick) | Occasion::Backfill { tick, .. } => tick,
+                    Occasion::Trigger(_) => whole_ms(now),
+                };
+                if let (Some(tick), 1) = (occasion.tick(), attempt.number) {
                     self.shared.metrics.lateness.observe(between(line.due(tick), now).as_secs_f64());
                 }
-                ("schedule", name, tick.to_string(), tick, line.schedule().target.clone())
+                ("schedule", name, occasion.name(), time, line.schedule().target.clone())
             }
             Key::Startup(name) => {
                 let Some(Startup { task, .. }) = self.startups.get(name) else { return };
@@ -455,18 +472,19 @@ impl Engine {
         let timeout = line.timeout();
         for action in actions {
             match action {
-                Action::Claim { tick, attempt } => {
-                    let id = crate::schedule::run_id(name, tick);
+                Action::Claim { occasion, attempt } => {
+                    let id = run_id(name, &occasion);
                     self.claim(Key::Schedule(Arc::clone(name)), id, attempt, timeout, now);
                 }
+                Action::Stop(id) => self.stop_attempt(Key::Schedule(Arc::clone(name)), id),
                 Action::Forget(id) => self.over.entry(Arc::clone(name)).or_default().push(id),
                 Action::Over(result) => {
-                    let (tick, verdict, attempts) = (result.tick, result.verdict, result.attempts);
-                    tracing::info!(schedule = %name, %tick, ?verdict, attempts, reason = result.reason, "tick over");
-                    self.shared.metrics.count(name, verdict.into(), 1);
+                    let TickResult { tick, trigger, backfill, verdict, reason, attempts, .. } = &*result;
+                    tracing::info!(schedule = %name, %tick, trigger, backfill, ?verdict, attempts, reason, "run over");
+                    self.shared.metrics.count(name, (*verdict).into(), 1);
                 }
                 Action::Skipped(count) => {
-                    tracing::info!(schedule = %name, count, "tick skipped: the one before still runs");
+                    tracing::info!(schedule = %name, count, "ticks skipped: one before still runs");
                     self.shared.metrics.count(name, TickLabel::Skipped, count);
                 }
                 Action::Missed(count) => {
@@ -481,7 +499,7 @@ impl Engine {
     fn after_step(&mut self, name: &Arc<str>, now: Timestamp) {
         let Some(line) = self.lines.get(name) else { return };
         let (status, alarm, wake) = (line.status(), alarm(line), line.wake());
-        let elsewhere = line.open().is_some_and(|(_, run)| run.is_elsewhere());
+        let elsewhere = line.runs().any(|(_, run)| run.is_elsewhere());
         if line.is_unsaved() {
             self.unsaved.insert(Arc::clone(name));
         } else if let Some(over) = self.over.remove(name) {
@@ -498,12 +516,12 @@ impl Engine {
     fn take_schedules(&mut self, now: Timestamp) {
         let loaded = Arc::clone(&self.loaded);
         let mut memories: BTreeMap<String, Memory> = BTreeMap::new();
-        let mut runs: BTreeMap<String, BTreeMap<Timestamp, Record>> = BTreeMap::new();
+        let mut runs: BTreeMap<String, BTreeMap<Occasion, Record>> = BTreeMap::new();
         for record in self.term.records() {
             match parse_id(&record.id) {
-                Some((name, Some(tick))) => {
+                Some((name, Some(occasion))) => {
                     let name = name.to_owned();
-                    runs.entry(name).or_default().insert(tick, record);
+                    runs.entry(name).or_default().insert(occasion, record);
                 }
                 Some((name, None)) => match serde_json::from_value(record.data) {
                     Ok(memory) => _ = memories.insert(name.to_owned(), memory),
@@ -619,7 +637,7 @@ impl Engine {
 
     /// The runs whose result this engine does not wait for itself.
     fn elsewhere(&self) -> Vec<String> {
-        let lines = self.lines.values().filter_map(|line| line.open().map(|(_, run)| run));
+        let lines = self.lines.values().flat_map(|line| line.runs().map(|(_, run)| run));
         let startups = self.startups.values().map(|it| &it.run);
         lines.chain(startups).filter(|run| run.is_elsewhere()).map(|run| run.id.clone()).collect()
     }
@@ -676,7 +694,16 @@ fn alarm(line: &Line) -> Option<Problem> {
         return Some(Problem { reason: "ScheduleDisabled".to_owned(), message, path });
     }
     let status = line.status();
-    let last = status.results.first().filter(|it| it.verdict != Verdict::Done)?;
+    let failed = |it: &&TickResult| it.verdict != Verdict::Done && !is_cancelled(it);
+    if line.is_paused() {
+        let last = status.results.iter().find(failed);
+        let what = last.map(|it| format!(" ({} at {}: {})", it.reason, it.tick, it.message)).unwrap_or_default();
+        let message = format!(
+            "{name} is paused after a failure{what}, as pauseOnFailure asks; edit or trigger the schedule to begin again"
+        );
+        return Some(Problem { reason: "SchedulePaused".to_owned(), message, path });
+    }
+    let last = status.results.first().filter(failed)?;
     let reason = match last.verdict {
         Verdict::Unknown => "TickUnknown",
         Verdict::Done | Verdict::Failed => "TickFailed",
@@ -685,11 +712,17 @@ fn alarm(line: &Line) -> Option<Problem> {
     Some(Problem { reason: reason.to_owned(), message, path })
 }
 
+/// Whether a run was given up for a later tick, which is what was asked for.
+fn is_cancelled(result: &TickResult) -> bool {
+    result.reason == "Cancelled"
+}
+
 impl Caller {
     /// Makes the call by the files as `loaded`, records what comes of it, and then says so.
     fn start(&self, loaded: Arc<Loaded>, call: Call, ledger: Ledger, id: String, attempt: Attempt, key: Key) {
         let Self { tasks, shared, term, ended } = self.clone();
         shared.metrics.calls.inc();
+        let hung_up = shared.open_call(&attempt.nonce);
         tasks.spawn(async move {
             let Attempt { nonce, deadline, .. } = attempt;
             let left = between(term.time(), deadline);
@@ -699,7 +732,14 @@ impl Caller {
                     shared.note_call(&id, ended, at);
                 }
             };
-            let Some(called) = target::call(&shared.ways(&loaded), &call, left).await else {
+            let ways = shared.ways(&loaded);
+            let called = tokio::select! {
+                biased;
+                () = hung_up.cancelled() => Some(Called { outcome: Outcome::cancelled(term.time()), stale: None }),
+                called = target::call(&ways, &call, left) => called,
+            };
+            let Some(called) = called else {
+                shared.close_call(&nonce);
                 tracing::warn!(id, "no answer before the deadline");
                 note(None, term.time());
                 return;
@@ -722,8 +762,27 @@ impl Caller {
                     break;
                 }
             }
+            shared.close_call(&nonce);
             // The term may have ended: then nobody listens, and the ledger tells the next leader.
-            let _ = ended.send(Ended { key, nonce, outcome });
+            let _ = ended.send(Ended { key, id, nonce, outcome });
+        });
+    }
+
+    /// Records of an attempt that another agent makes, or nobody, that it was cancelled.
+    fn record_cancelled(&self, ledger: Ledger, id: String, attempt: Attempt, key: Key) {
+        let Self { tasks, term, ended, .. } = self.clone();
+        tasks.spawn(async move {
+            let Attempt { nonce, deadline, .. } = attempt;
+            let outcome = Outcome::cancelled(term.time());
+            let result = RunResult { nonce: nonce.clone(), done: outcome.is_final(), data: json!(outcome) };
+            while let Err(error) = ledger.finish(&id, result.clone()).await {
+                // From its deadline on the run is over anyway.
+                if error == FinishError::Ended || term.time() > deadline {
+                    return;
+                }
+                tokio::time::sleep(DISOWN_PAUSE).await;
+            }
+            let _ = ended.send(Ended { key, id, nonce, outcome });
         });
     }
 

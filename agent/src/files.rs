@@ -5,9 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cabloy_crds::agent_status::Problem;
-use cabloy_crds::files::{AgentFile, BroadcastTarget, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Target};
+use cabloy_crds::files::{
+    AgentFile, BroadcastTarget, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Schedule, Target, is_manual_id,
+};
 use cabloy_crds::names::{AGENT_FILE, REDLOCK_ROLE, role_file};
-use cabloy_crds::vocabulary::{Generation, Overlap, Scope};
+use cabloy_crds::vocabulary::{Generation, Scope};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::digest;
@@ -235,8 +237,8 @@ fn check(file: &AgentFile) -> Vec<Problem> {
         if !names.insert(&schedule.name) {
             wrong(field(""), "the name is there twice");
         }
-        if schedule.overlap != Overlap::Skip {
-            wrong(field(".overlap"), "this version of the agent knows only Skip");
+        for (part, message) in check_by_hand(schedule) {
+            wrong(field(part), message);
         }
         for (part, message) in check_call(&schedule.name, schedule.timeout_ms, &schedule.retry) {
             wrong(field(part), message);
@@ -269,6 +271,16 @@ fn check(file: &AgentFile) -> Vec<Problem> {
 
 /// A part of a schedule or a task, and what is wrong with it.
 type Wrong = (&'static str, &'static str);
+
+fn check_by_hand(schedule: &Schedule) -> Vec<Wrong> {
+    let (triggers, backfills) = (&schedule.triggers, &schedule.backfills);
+    let ids = triggers.iter().map(|it| &it.id).chain(backfills.iter().map(|it| &it.id));
+    let reversed = backfills.iter().any(|it| it.from >= it.to);
+    let id = "write an id of at most 63 letters, digits, -, . and _";
+    let mut wrong: Vec<_> = ids.filter(|id| !is_manual_id(id)).map(|_| (".triggers, .backfills", id)).collect();
+    wrong.extend(reversed.then_some((".backfills", "write a time in to that is after the one in from")));
+    wrong
+}
 
 fn check_call(name: &str, timeout_ms: u64, retry: &Retry) -> Vec<Wrong> {
     let valid_name = !name.is_empty() && name.chars().all(|char| char.is_ascii_graphic() && !"/@#\"\\".contains(char));
@@ -356,7 +368,7 @@ mod tests {
             "schedules": [{
                 "name": "a", "everyMs": 1000, "timeZone": "UTC", "overlap": "Skip", "jitterMs": 0, "timeoutMs": 1000,
                 "onUnknown": "Skip", "retry": {"limit": 0, "initialDelayMs": 1, "factor": 2.0, "maxDelayMs": 1},
-                "suspend": false, "target": {"http": {"path": "/a", "method": "POST"}}
+                "suspend": false, "target": {"http": {"path": "/a", "method": "POST"}}, "triggers": [], "backfills": []
             }],
             "startups": [{
                 "name": "m", "scope": "Cluster", "gate": "Ready", "timeoutMs": 1000, "after": [],
@@ -429,7 +441,12 @@ mod tests {
             ("/election/ttlMs", json!(1), "election.ttlMs"),
             ("/schedules/0/everyMs", json!(0), "schedules.a: write exactly one"),
             ("/schedules/0/timeZone", json!(1), "invalid type"),
-            ("/schedules/0/overlap", json!("BufferAll"), "schedules.a.overlap"),
+            ("/schedules/0/triggers", json!([{"id": "a/b"}]), "schedules.a.triggers"),
+            (
+                "/schedules/0/backfills",
+                json!([{"id": "a", "from": "2026-11-23T00:00:00Z", "to": "2026-11-23T00:00:00Z"}]),
+                "schedules.a.backfills",
+            ),
             ("/schedules/0/name", json!("a b"), ".name"),
             ("/schedules/0/target/http/path", json!("a"), ".target.http.path"),
             ("/startups/0/after", json!(["m"]), "startups.m.after"),

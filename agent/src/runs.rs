@@ -58,6 +58,8 @@ pub enum OutcomeKind {
     Refused,
     /// As `Refused`, and the app wants no further ticks of this schedule.
     Disabled,
+    /// The run was given up, and the agent hung up on the app: a later tick took its place.
+    Cancelled,
     /// It was claimed, and the app knows nothing of it: the term ended before a majority took the claim, or there was no
     /// connection. So is a job that may or may not be in its queue, for it can be there only once.
     NotBegun,
@@ -77,6 +79,18 @@ impl Outcome {
             kind: OutcomeKind::NotBegun,
             reason: "NotBegun".to_owned(),
             message: "the term ended before a majority of the nodes took the claim".to_owned(),
+            retry_after_ms: None,
+            at,
+        }
+    }
+
+    /// That the run was given up for a later tick.
+    #[must_use]
+    pub fn cancelled(at: Timestamp) -> Self {
+        Self {
+            kind: OutcomeKind::Cancelled,
+            reason: "Cancelled".to_owned(),
+            message: "a later tick fell due".to_owned(),
             retry_after_ms: None,
             at,
         }
@@ -150,6 +164,8 @@ pub struct Ending {
     pub attempts: u32,
     /// The app wants no further ticks.
     pub disabled: bool,
+    /// It was given up for a later tick.
+    pub cancelled: bool,
 }
 
 impl Run {
@@ -193,19 +209,23 @@ impl Run {
     pub fn next(&self, policy: &Policy, now: Timestamp) -> Next {
         let Some((attempt, stage)) = &self.last else { return Next::Claim(1) };
         let again = attempt.number <= policy.retry.limit;
-        let over = |verdict, reason: &str, message: &str, disabled| {
-            let (reason, message) = (reason.to_owned(), message.to_owned());
-            Next::Over(Ending { verdict, reason, message, attempts: attempt.number, disabled })
+        let over = |verdict, reason: &str, message: &str| Ending {
+            verdict,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            attempts: attempt.number,
+            disabled: false,
+            cancelled: false,
         };
         match stage {
             Stage::Claiming => Next::Claiming,
             Stage::Begun { .. } if now < attempt.deadline => Next::Wait(attempt.deadline),
             Stage::Begun { .. } if again && policy.on_unknown == OnUnknown::Retry => Next::Claim(attempt.number + 1),
             Stage::Begun { .. } => {
-                over(Verdict::Unknown, "DeadlineExceeded", "the deadline passed without a result", false)
+                Next::Over(over(Verdict::Unknown, "DeadlineExceeded", "the deadline passed without a result"))
             }
             Stage::Ended(outcome) => match outcome.kind {
-                OutcomeKind::Done => over(Verdict::Done, "", "", false),
+                OutcomeKind::Done => Next::Over(over(Verdict::Done, "", "")),
                 // No attempt of the app's, and so none of its retries either.
                 OutcomeKind::NotBegun if attempt.number <= policy.retry.limit.saturating_add(NOT_BEGUN_LIMIT) => {
                     let at = plus(outcome.at, Duration::from_millis(outcome.retry_after_ms.unwrap_or_default()));
@@ -217,9 +237,21 @@ impl Run {
                     let at = plus(outcome.at, Duration::from_millis(pause));
                     if now < at { Next::Wait(at) } else { Next::Claim(attempt.number + 1) }
                 }
-                kind => over(Verdict::Failed, &outcome.reason, &outcome.message, kind == OutcomeKind::Disabled),
+                kind => Next::Over(Ending {
+                    disabled: kind == OutcomeKind::Disabled,
+                    cancelled: kind == OutcomeKind::Cancelled,
+                    ..over(Verdict::Failed, &outcome.reason, &outcome.message)
+                }),
             },
         }
+    }
+
+    /// How it ends if it is given up now.
+    #[must_use]
+    pub fn cancelled(&self) -> Ending {
+        let Outcome { reason, message, .. } = Outcome::cancelled(Timestamp::UNIX_EPOCH);
+        let attempts = self.attempt().map_or(0, |attempt| attempt.number);
+        Ending { verdict: Verdict::Failed, reason, message, attempts, disabled: false, cancelled: true }
     }
 
     /// Notes that a claim is on its way.

@@ -11,6 +11,7 @@ use cabloy_crds::agent_status::{
 use cabloy_crds::names::AGENT_FILE;
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::aside::Failures;
 use crate::election::{Candidacy, Elector, NodeStatus, Obstacle, Owner, Role};
@@ -69,6 +70,8 @@ pub struct Shared {
     /// What is counted.
     pub metrics: Metrics,
     board: Mutex<Board>,
+    /// The calls to the app that are being made or whose results are being recorded, by the attempt's nonce.
+    calls: Mutex<BTreeMap<String, CancellationToken>>,
 }
 
 /// What is only written down to be shown.
@@ -103,6 +106,7 @@ impl Shared {
             roles: Roles::default(),
             metrics: Metrics::default(),
             board: Mutex::default(),
+            calls: Mutex::default(),
         })
     }
 
@@ -141,6 +145,27 @@ impl Shared {
             tracing::warn!("the app fails run after run: another agent may lead");
             self.aside.send_replace(true);
         }
+    }
+
+    /// Notes that a call is being made; when the token fires, it is to be ended.
+    #[must_use]
+    pub fn open_call(&self, nonce: &str) -> CancellationToken {
+        self.calls().entry(nonce.to_owned()).or_default().clone()
+    }
+
+    /// Notes that a call has ended and its result is recorded.
+    pub fn close_call(&self, nonce: &str) {
+        self.calls().remove(nonce);
+    }
+
+    /// Has a call of this agent end; whether there is one.
+    #[must_use]
+    pub fn hang_up(&self, nonce: &str) -> bool {
+        self.calls().get(nonce).map(CancellationToken::cancel).is_some()
+    }
+
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<String, CancellationToken>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that startup tasks are done.

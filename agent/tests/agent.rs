@@ -451,3 +451,177 @@ async fn the_records_of_what_is_over_are_removed() {
         .await;
     }
 }
+
+/// The calls of a path.
+fn of<'a>(calls: &'a [Call], path: &str) -> Vec<&'a Call> {
+    calls.iter().filter(|call| call.path == path).collect()
+}
+
+fn assert_consecutive(calls: &[&Call], period: i64) {
+    let ticks: Vec<_> =
+        calls.iter().map(|call| call.tick().as_millisecond()).collect::<BTreeSet<_>>().into_iter().collect();
+    assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] == period), "{ticks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ticks_wait_run_together_or_take_each_other_s_place() {
+    const PERIOD: i64 = 500;
+    let stage = Stage::new(3);
+    stage.files.edit(|file| {
+        let overlapping =
+            [("one", "BufferOne"), ("buffer", "BufferAll"), ("all", "AllowAll"), ("other", "CancelOther")];
+        let schedules = overlapping.map(|(name, overlap)| {
+            let mut schedule = schedule(name, PERIOD);
+            schedule["overlap"] = json!(overlap);
+            schedule
+        });
+        file["schedules"] = json!(schedules);
+    });
+    for path in ["/one", "/buffer", "/all", "/other"] {
+        stage.answer(path, Answer::Hang);
+    }
+    let agent = stage.agent("a").start();
+    let calls = stage.calls_until("four at a time", |calls| of(calls, "/all").len() >= 4).await;
+    assert_consecutive(&of(&calls, "/all"), PERIOD);
+    let schedules = |status: &AgentStatus| -> BTreeMap<_, _> {
+        status.schedules.iter().map(|schedule| (schedule.name.clone(), schedule.clone())).collect()
+    };
+    let waiting = |status: &AgentStatus| {
+        let schedules = schedules(status);
+        schedules.get("buffer").is_some_and(|it| it.waiting >= 3) && schedules["one"].skipped >= 2
+    };
+    let status = schedules(&agent.until("three wait", waiting).await);
+    assert!(status["all"].runs.len() >= 4, "{:?}", status["all"]);
+    assert_eq!((status["one"].waiting, status["buffer"].skipped, status["buffer"].missed), (1, 0, 0));
+    let calls = stage.calls_until("four, one after another", |calls| of(calls, "/other").len() >= 4).await;
+    assert_eq!((of(&calls, "/one").len(), of(&calls, "/buffer").len()), (1, 1));
+
+    // Each takes the place of the one before, and is not called before the app has seen that one's connection end.
+    let others = of(&calls, "/other");
+    assert!(others.is_sorted_by_key(|call| call.tick()));
+    for pair in others.windows(2) {
+        let hung_up = stage.hung_up(&pair[0].key).expect("the agent hung up");
+        assert!(hung_up <= pair[1].at, "{:?} {hung_up}", pair[1]);
+    }
+    assert!(of(&calls, "/all").iter().all(|call| stage.hung_up(&call.key).is_none()));
+    let given_up = &status["other"].results[0];
+    assert_eq!((given_up.verdict, given_up.reason.as_str()), (Verdict::Failed, "Cancelled"));
+
+    for path in ["/one", "/buffer", "/all", "/other"] {
+        stage.answer(path, Answer::Status(200));
+    }
+    let calls = stage.calls_until("what waited", |calls| of(calls, "/buffer").len() >= 6).await;
+    assert_consecutive(&of(&calls, "/buffer"), PERIOD);
+    let idle = |status: &AgentStatus| status.schedules.iter().all(|it| it.waiting == 0 && it.done >= 1);
+    let status = agent.until("nothing waits", idle).await;
+    assert!(!status.problems.iter().any(|it| it.reason == "TickFailed"), "{:?}", status.problems);
+    let calls = stage.calls();
+    let keys: BTreeSet<_> = calls.iter().map(|call| &call.key).collect();
+    assert_eq!(keys.len(), calls.len(), "none is called twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_is_run_once_for_its_id_whoever_leads() {
+    let stage = Stage::new(3);
+    let asked = |ids: &[&str]| {
+        let ids: Vec<_> = ids.iter().map(|id| json!({"id": id})).collect();
+        stage.files.edit(|file| file["schedules"][0]["triggers"] = json!(ids));
+    };
+    stage.files.edit(|file| {
+        file["schedules"] = json!([schedule("a", 200)]);
+        file["schedules"][0]["suspend"] = json!(true);
+        file["election"]["ttlMs"] = json!(TTL_MS);
+    });
+    let mut agents = vec![stage.agent("a").start(), stage.agent("b").start(), stage.agent("c").start()];
+    asked(&["x"]);
+    let calls = stage.calls_until("the run", |calls| !calls.is_empty()).await;
+    assert_eq!(calls[0].key, "\"prod/shop/a@x\"");
+    assert_eq!(calls[0].headers["fencing-scope"], "prod/shop/a@x");
+    assert!(calls[0].at.duration_since(calls[0].tick()).as_secs_f64().abs() < 5.0, "{:?}", calls[0]);
+    let done = |status: &AgentStatus| {
+        status.schedules.first().and_then(|it| it.results.first()).is_some_and(|it| it.trigger.as_deref() == Some("x"))
+    };
+    let leader = stage::leader(&agents).await;
+    leader.until("it is done", done).await;
+    let name = leader.name().to_owned();
+    let index = agents.iter().position(|agent| agent.name() == name).unwrap();
+    agents.remove(index).kill();
+
+    // Another leader, which is asked for another run as well, and for one that is still open when it drains.
+    stage.answer("/a", Answer::Hang);
+    asked(&["x", "y"]);
+    stage.calls_until("the other run", |calls| calls.iter().any(|call| call.key == "\"prod/shop/a@y\"")).await;
+    let leader = stage::leader(&agents).await;
+    leader.drain();
+    let name = leader.name().to_owned();
+    let last = agents.iter().find(|agent| agent.name() != name).unwrap();
+    let open = |status: &AgentStatus| {
+        status.schedules.first().is_some_and(|it| it.runs.iter().any(|run| run.trigger.as_deref() == Some("y")))
+    };
+    last.until("it waits for the run of the other", open).await;
+    asked(&[]);
+    stage.answer("/a", Answer::Status(200));
+    last.until("it is done", |status| status.schedules.first().is_some_and(|it| it.done == 2)).await;
+
+    // Put in again, and with a new one.
+    asked(&["x", "y", "z"]);
+    stage.calls_until("the new one", |calls| calls.iter().any(|call| call.key == "\"prod/shop/a@z\"")).await;
+    last.until("it is done", |status| status.schedules.first().is_some_and(|it| it.done == 3)).await;
+    let keys: Vec<_> = stage.calls().into_iter().map(|call| call.key).collect();
+    assert_eq!(keys, ["x", "y", "z"].map(|id| format!("\"prod/shop/a@{id}\"")), "once each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_is_run_tick_by_tick_whoever_leads() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| {
+        let mut hourly = schedule("hourly", 3_600_000);
+        hourly["backfills"] = json!([{"id": "b", "from": "2026-01-01T00:00:00Z", "to": "2026-01-01T03:00:00Z"}]);
+        file["schedules"] = json!([hourly]);
+    });
+    stage.answer("/hourly", Answer::Script(vec![Answer::Status(500), Answer::Hang]));
+    let agents = [stage.agent("a").start(), stage.agent("b").start()];
+    let calls = stage.calls_until("the second tick", |calls| calls.len() >= 2).await;
+    let leader = stage::leader(&agents).await;
+    leader.drain();
+    let next = agents.iter().find(|agent| agent.name() != leader.name()).unwrap();
+    let open = |status: &AgentStatus| {
+        status.schedules.first().is_some_and(|it| it.runs.iter().any(|run| run.backfill.as_deref() == Some("b")))
+    };
+    next.until("it waits for the run of the other", open).await;
+    assert_eq!(stage.calls().len(), calls.len());
+    stage.answer("/hourly", Answer::Status(200));
+    let over = |status: &AgentStatus| status.schedules.first().is_some_and(|it| (it.done, it.failed) == (2, 1));
+    let status = next.until("all are over", over).await;
+    assert!(status.schedules[0].runs.is_empty());
+    let calls = stage.calls();
+    let keys: Vec<_> = calls.iter().map(|call| call.key.as_str()).collect();
+    assert_eq!(keys, [0, 1, 2].map(|hour| format!("\"prod/shop/hourly@2026-01-01T0{hour}:00:00Z~b\"")));
+    assert!(calls.iter().all(|call| call.key.contains(&call.headers["ce-time"])), "ce-time is the tick");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_pauses_a_schedule_until_it_is_triggered() {
+    let stage = Stage::new(1);
+    stage.files.edit(|file| {
+        file["schedules"] = json!([schedule("a", 200)]);
+        file["schedules"][0]["pauseOnFailure"] = json!(true);
+    });
+    stage.answer("/a", Answer::Script(vec![Answer::Status(200), Answer::Status(200), Answer::Status(500)]));
+    let agent = stage.agent("a").start();
+    let paused = |status: &AgentStatus| status.problems.iter().any(|it| it.reason == "SchedulePaused");
+    let status = agent.until("it is paused", paused).await;
+    assert!(status.schedules[0].paused && status.schedules[0].next.is_none());
+    let said = &status.problems.iter().find(|it| it.reason == "SchedulePaused").unwrap().message;
+    assert!(said.contains("ServerError") && said.contains("trigger"), "{said}");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(stage.calls().len(), 3);
+
+    stage.answer("/a", Answer::Status(200));
+    let triggered = Timestamp::now();
+    stage.files.edit(|file| file["schedules"][0]["triggers"] = json!([{"id": "again"}]));
+    let calls = stage.calls_until("ticks", |calls| calls.len() >= 7).await;
+    assert_eq!(calls[3].key, "\"prod/shop/a@again\"");
+    assert!(calls[4..].iter().all(|call| call.tick() >= triggered), "what fell due meanwhile is not caught up");
+    agent.until("nothing is wrong", |status| status.problems.is_empty() && !status.schedules[0].paused).await;
+}

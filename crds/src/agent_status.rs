@@ -150,30 +150,63 @@ pub struct ScheduleStatus {
     pub name: String,
     /// When the first leader saw it.
     pub created: Timestamp,
-    /// The next tick; absent while it is suspended or disabled.
+    /// The next tick; absent while it is suspended, disabled or paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Timestamp>,
-    /// The tick that runs now.
+    /// The tick that runs now; the first, if several do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Timestamp>,
-    /// What the last ticks came to, newest first; 10 at most.
+    /// All that runs now, what was asked for by hand included.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<RunStatus>,
+    /// How many ticks wait for a run to end.
+    #[serde(default)]
+    pub waiting: u64,
+    /// It is paused after a failure, until it is edited or triggered by hand.
+    #[serde(default)]
+    pub paused: bool,
+    /// What the last runs came to, newest first; 10 at most.
     pub results: Vec<TickResult>,
-    /// How many ticks were done.
+    /// How many runs were done, those asked for by hand included.
     pub done: u64,
     /// How many failed in the end, or passed their deadline without a result.
     pub failed: u64,
-    /// How many were dropped because the one before still ran.
+    /// How many ticks were dropped because one before still ran.
     pub skipped: u64,
-    /// How many nobody could run in time.
+    /// How many ticks nobody could run in time.
     pub missed: u64,
 }
 
-/// What a tick came to.
+/// A run of a schedule that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunStatus {
+    /// The tick; of a trigger, when it was taken up.
+    pub tick: Timestamp,
+    /// The trigger that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<String>,
+    /// The backfill that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<String>,
+    /// The attempt that runs.
+    pub attempt: u32,
+    /// No other attempt starts before this, unless there is a result.
+    pub deadline: Timestamp,
+}
+
+/// What a run of a schedule came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TickResult {
-    /// The tick.
+    /// The tick; of a trigger, when it was taken up.
     pub tick: Timestamp,
+    /// The trigger that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<String>,
+    /// The backfill that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<String>,
     /// Done, failed or unknown.
     pub verdict: Verdict,
     /// The kind of failure in `CamelCase`; empty when done.

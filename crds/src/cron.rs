@@ -194,6 +194,15 @@ impl Span {
     }
 }
 
+/// The first tick after `time` that falls due every so many milliseconds, counted from the Unix epoch; none if there
+/// never is one.
+#[must_use]
+pub fn next_multiple(every_ms: i64, time: Timestamp) -> Option<Timestamp> {
+    let every = i128::from(every_ms).checked_mul(1_000_000)?;
+    let ticks = time.as_nanosecond().checked_div_euclid(every)?.checked_add(1)?;
+    Timestamp::from_nanosecond(ticks.checked_mul(every)?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

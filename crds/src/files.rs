@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::vocabulary::{BackoffKind, Gate, Generation, Method, OnUnknown, Overlap, Scope};
+use crate::vocabulary::{BackoffKind, CatchUpPolicy, Gate, Generation, Method, OnUnknown, Overlap, Scope};
 
 /// `agent.json`: all that an agent does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,8 +122,62 @@ pub struct Schedule {
     pub retry: Retry,
     /// No tick is run while this is set.
     pub suspend: bool,
+    /// Which ticks are made up for that fell due while nobody could run them. Left out where it is the default, as is what
+    /// follows: agents of an earlier version know none of it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub catch_up: CatchUp,
+    /// A run that failed for good stops the schedule until it is edited or triggered by hand.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pause_on_failure: bool,
+    /// Runs that somebody asked for, each once.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub triggers: Vec<Trigger>,
+    /// Times whose ticks somebody wants run again, each once.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub backfills: Vec<Backfill>,
     /// What is called.
     pub target: Target,
+}
+
+/// Whether a field says no more than its absence.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Which ticks are made up for that fell due while nobody could run them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CatchUp {
+    /// How old they may be, in milliseconds.
+    pub window_ms: u64,
+    /// Which of them.
+    pub policy: CatchUpPolicy,
+}
+
+impl Default for CatchUp {
+    fn default() -> Self {
+        Self { window_ms: 60_000, policy: CatchUpPolicy::default() }
+    }
+}
+
+/// A run that somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Trigger {
+    /// Tells it from others of the schedule: one of the same id is not run again.
+    pub id: String,
+}
+
+/// A time whose ticks somebody wants run again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Backfill {
+    /// Tells it from others of the schedule: one of the same id is not run again.
+    pub id: String,
+    /// The first moment of that time.
+    pub from: Timestamp,
+    /// The first moment after it.
+    pub to: Timestamp,
 }
 
 /// A startup task.
@@ -347,6 +402,12 @@ pub struct BootFile {
     pub config_from: Vec<String>,
 }
 
+/// Whether somebody may call a trigger or a backfill so.
+#[must_use]
+pub fn is_manual_id(id: &str) -> bool {
+    (1..=63).contains(&id.len()) && id.chars().all(|char| char.is_ascii_alphanumeric() || "-._".contains(char))
+}
+
 /// The text of a file of ours: JSON that people can read, with a final newline.
 ///
 /// # Errors
@@ -383,6 +444,16 @@ mod tests {
         assert_eq!(serde_json::from_str::<RoleFile>(expected).unwrap(), RoleFile::Client(client.clone()));
         let masters = to_text(std::slice::from_ref(&client)).unwrap();
         assert_eq!(serde_json::from_str::<RoleFile>(&masters).unwrap(), RoleFile::Masters(vec![client]));
+    }
+
+    #[test]
+    fn ids_are_words() {
+        for id in ["a", "2026-11-23", "A.b_c", &"x".repeat(63)] {
+            assert!(is_manual_id(id), "{id}");
+        }
+        for id in ["", "a/b", "a b", "a~b", "ü", &"x".repeat(64)] {
+            assert!(!is_manual_id(id), "{id}");
+        }
     }
 
     #[test]

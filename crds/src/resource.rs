@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use crate::vocabulary::{BackoffKind, Gate, Generation, Method, OnUnknown, Overlap, Scope};
+pub use crate::vocabulary::{BackoffKind, CatchUpPolicy, Gate, Generation, Method, OnUnknown, Overlap, Scope};
 use crate::{
     duration::Duration,
     names::{DEFAULT_APP_PORT, DEFAULT_CONNECTION},
@@ -490,7 +490,7 @@ pub struct Schedule {
     /// What becomes of a tick that falls due while an earlier run is open; Skip if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Overlap>,
-    /// Which ticks are made up for that fell due while nobody could run them.
+    /// Which ticks are made up for that fell due while nobody could run them; all of the last minute if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catch_up: Option<CatchUp>,
     /// Each tick is delayed by up to this much, the same tick always by the same; 0 if left out.
@@ -510,6 +510,10 @@ pub struct Schedule {
     /// No tick is run while this is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
+    /// Whether a run that failed for good, or passed its deadline without a result, stops the schedule until it is edited
+    /// or triggered by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_on_failure: Option<bool>,
     /// For which CabloyJS instances (tenants) it is run: Default, All, or a list of subdomains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "instances_schema")]
@@ -527,22 +531,12 @@ pub struct Schedule {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CatchUp {
-    /// How old a tick may be.
+    /// How old a tick may be; 1m if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('8760h')").message("must be at most 8760h"))]
     pub window: Option<Duration>,
     /// Which of them.
     pub policy: CatchUpPolicy,
-}
-
-/// Which ticks are made up for.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CatchUpPolicy {
-    /// None of them.
-    None,
-    /// The latest.
-    Latest,
-    /// All, in order.
-    All,
 }
 
 /// How a failed run is tried again.
@@ -873,6 +867,9 @@ pub struct ScheduleStatus {
     /// Runs that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<i64>,
+    /// True while it is paused after a failure (pauseOnFailure).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
 }
 
 /// A startup task, in summary.

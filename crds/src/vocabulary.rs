@@ -32,6 +32,19 @@ pub enum Overlap {
     AllowAll,
 }
 
+/// Which ticks are made up for that fell due while nobody could run them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+pub enum CatchUpPolicy {
+    /// None of them.
+    None,
+    /// The latest.
+    Latest,
+    /// All, in order.
+    #[default]
+    All,
+}
+
 /// What becomes of a run that passed its deadline without a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]

@@ -37,7 +37,7 @@ use crate::{
     removals::Removals,
     server::Health,
     status::{self, News},
-    validate::{self, Identity, Masters, ResolvedRole, deletion_policy},
+    validate::{self, Identity, Masters, ResolvedRole, by_hand, deletion_policy},
     watches::{Guarded, Stores, Watches, watch},
 };
 
@@ -352,7 +352,10 @@ async fn steps(resource: &Guarded, identity: &Identity, scope: &Scope) -> Result
         }
     };
     let validated = match validated {
-        Ok(validated) => validated,
+        Ok(mut validated) => {
+            by_hand::add(&mut validated, resource.annotations(), Timestamp::now());
+            validated
+        }
         Err(refusals) => {
             let result = status::Result::Refused(&refusals);
             return report(cluster, identity, &found, &result, scope).await;

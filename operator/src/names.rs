@@ -18,6 +18,12 @@ pub const CLUSTER: &str = "cabloy.io/cluster";
 /// Annotation of the resource: it is left alone while this is `"true"`.
 pub const PAUSED: &str = "cabloy.io/paused";
 
+/// Annotation of the resource: runs of schedules that somebody asks for, `<schedule>/<id>`, with commas between them.
+pub const TRIGGER: &str = "cabloy.io/trigger";
+
+/// Annotation of the resource: times whose ticks somebody wants run, `<schedule>/<id>/<from>/<to>`, with commas between them.
+pub const BACKFILL: &str = "cabloy.io/backfill";
+
 /// Annotation of a workload: UID of the resource that it belongs to.
 pub const CLAIMED_BY: &str = "cabloy.io/claimed-by";
 

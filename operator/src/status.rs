@@ -162,6 +162,9 @@ pub fn compute(
                 conditions.extend(startups_done(validated, found));
                 conditions.push(update_available(applied));
             }
+            if !validated.bad_triggers.is_empty() {
+                bad_triggers(&validated.bad_triggers, &mut conditions);
+            }
             if validated.guard {
                 conditions.push(said(
                     "NativeSchedulesGuarded",
@@ -211,6 +214,17 @@ pub fn held(
     conditions.extend(others);
     status.conditions = conditions;
     status
+}
+
+/// Says with the schedules' condition what was asked for by annotation and cannot be done.
+fn bad_triggers(refusals: &[Refusal], conditions: &mut Vec<Said>) {
+    const TYPE: &str = "SchedulesHealthy";
+    let mut messages: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+    if let Some(at) = conditions.iter().position(|condition| condition.type_ == TYPE) {
+        let known = conditions.remove(at);
+        messages.extend((known.answer == Answer::False).then_some(known.message));
+    }
+    conditions.push(said(TYPE, Answer::False, "BadTrigger", messages.join("; ")));
 }
 
 /// Sums the other conditions up, as kstatus has it.
@@ -436,7 +450,7 @@ fn of_agent(status: &AgentStatus) -> impl Iterator<Item = (&str, &Problem, About
             "MissingSecret" => About::Credentials,
             "MissingSigningKey" | "InvalidSigningKey" => About::Signing,
             "StateLost" | "MastersMissing" => About::Memory,
-            "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "UnreadableResult" => About::Work,
+            "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "SchedulePaused" | "UnreadableResult" => About::Work,
             _ => About::Agent,
         };
         (problem, about)
@@ -647,6 +661,7 @@ fn schedule(schedule: &agent_status::ScheduleStatus) -> ScheduleStatus {
         next_tick: schedule.next.map(|next| next.to_string()),
         missed: count(schedule.missed),
         failed: count(schedule.failed),
+        paused: schedule.paused.then_some(true),
     }
 }
 

@@ -172,6 +172,10 @@ async fn good_resources_are_admitted() {
         schedule(&json!({"every": null, "cron": "0 3 * * MON-FRI", "timeZone": "Europe/Berlin"})),
         schedule(&json!({"every": null, "cron": "*/5 * * * * *", "overlap": "Skip", "suspend": true})),
         schedule(&json!({
+            "overlap": "CancelOther", "catchUp": {"window": "8760h", "policy": "Latest"}, "pauseOnFailure": true
+        })),
+        schedule(&json!({"overlap": "AllowAll", "catchUp": {"policy": "None"}})),
+        schedule(&json!({
             "retry": {"limit": 0, "factor": 1.5}, "target": {"http": {"path": "/a/b?c=d", "body": [1, "x", null]}}
         })),
         target(&json!({"queue": {"module": "shop-report", "queueName": "render", "subdomain": "", "data": [1, null]}})),
@@ -340,6 +344,17 @@ async fn bad_resources_are_refused_with_the_field_and_the_remedy() {
         (schedule(&json!({"timeZone": "UTC"})), "spec.schedules[0]", "timeZone goes with cron"),
         (schedule(&json!({"overlap": "Queue"})), "spec.schedules[0].overlap", "Skip"),
         (schedule(&json!({"catchUp": {"window": "1h"}})), "spec.schedules[0].catchUp.policy", "Required value"),
+        (
+            schedule(&json!({"catchUp": {"window": "8761h", "policy": "All"}})),
+            "spec.schedules[0].catchUp.window",
+            "at most 8760h",
+        ),
+        (
+            schedule(&json!({"catchUp": {"policy": "Oldest"}})),
+            "spec.schedules[0].catchUp.policy",
+            r#""None", "Latest", "All""#,
+        ),
+        (schedule(&json!({"pauseOnFailure": "yes"})), "spec.schedules[0].pauseOnFailure", "boolean"),
         (schedule(&json!({"jitter": "25h"})), "spec.schedules[0].jitter", "at most 24h"),
         (schedule(&json!({"timeout": "0s"})), "spec.schedules[0].timeout", "between 1s and 24h"),
         (schedule(&json!({"onUnknown": "Ignore"})), "spec.schedules[0].onUnknown", r#""Skip", "Retry""#),

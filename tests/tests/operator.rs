@@ -590,6 +590,35 @@ async fn what_another_manager_wrote_back_goes_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_in_annotations_reaches_the_agents_and_what_cannot_be_done_is_said() {
+    let stage = Stage::set("by-hand").await;
+    stage.apply(&deployment("web")).await;
+    let nightly = json!({ "name": "nightly", "cron": "0 3 * * *", "target": { "http": { "path": "/x" } } });
+    stage.apply(&shop(&json!({ "schedules": [nightly] }))).await;
+    stage.await_agent("deployment", "web").await;
+    let week = "2026-01-01T00:00:00Z/2026-01-08T00:00:00Z";
+    let (trigger, backfill) =
+        ("cabloy.io/trigger=nightly/a,other/b", format!("cabloy.io/backfill=nightly/c/{week},nightly/d"));
+    stage.kubectl(&["annotate", "cabloycluster", "shop", trigger, &backfill]).await;
+    let said = stage.await_condition("shop", "SchedulesHealthy", "False", "BadTrigger").await;
+    assert!(said.contains("no schedule \"other\"") && said.contains("\"nightly/d\": write <schedule>"), "{said}");
+    let schedule = async || {
+        let file = text(&stage.get("configmap", "shop-agent").await["data"]["agent.json"]);
+        serde_json::from_str::<Value>(&file).expect("the file is JSON")["schedules"][0].clone()
+    };
+    let asked = schedule().await;
+    assert_eq!(asked["triggers"], json!([{ "id": "a" }]));
+    let expected = json!([{ "id": "c", "from": "2026-01-01T00:00:00Z", "to": "2026-01-08T00:00:00Z" }]);
+    assert_eq!(asked["backfills"], expected);
+    stage.kubectl(&["annotate", "cabloycluster", "shop", "cabloy.io/trigger-", "cabloy.io/backfill-"]).await;
+    until("nothing to be asked for", SOON, async || {
+        let asked = schedule().await;
+        asked["triggers"].is_null().then_some(()).ok_or_else(|| asked.to_string())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_that_is_undone_boots_on_the_old_endpoints() {
     let stage = Stage::set("undo").await;
     stage.apply(&deployment("web")).await;

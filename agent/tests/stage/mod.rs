@@ -92,6 +92,19 @@ struct Apps {
     calls: watch::Sender<Vec<Call>>,
     /// By agent, or for all of them, and by path; 200 if there is none.
     answers: watch::Sender<Answers>,
+    /// Keys of calls that the agent hung up on, and when.
+    hung_up: Mutex<BTreeMap<String, Timestamp>>,
+}
+
+/// A call that an app works at.
+struct Working(Arc<Apps>, Option<String>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        if let Some(key) = self.1.take() {
+            self.0.hung_up.lock().unwrap().insert(key, Timestamp::now());
+        }
+    }
 }
 
 impl Apps {
@@ -117,6 +130,7 @@ async fn app(State((apps, agent)): State<(Arc<Apps>, String)>, request: Request)
         request.headers().iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     // A check or a poll is no call.
     let key = headers.get("idempotency-key").cloned();
+    let mut working = Working(Arc::clone(&apps), key.clone());
     if path != "/health" {
         let call = Call {
             agent: agent.clone(),
@@ -134,8 +148,12 @@ async fn app(State((apps, agent)): State<(Arc<Apps>, String)>, request: Request)
         changes.mark_unchanged();
         let status = match apps.answer(&agent, &path) {
             Answer::Status(status) => status,
-            Answer::Body(body) => return axum::Json(body).into_response(),
+            Answer::Body(body) => {
+                working.1 = None;
+                return axum::Json(body).into_response();
+            }
             Answer::Location(location) => {
+                working.1 = None;
                 return Response::builder().status(202).header("location", location).body(Body::empty()).unwrap();
             }
             Answer::Hang | Answer::Script(_) => {
@@ -143,6 +161,7 @@ async fn app(State((apps, agent)): State<(Arc<Apps>, String)>, request: Request)
                 continue;
             }
         };
+        working.1 = None;
         return StatusCode::from_u16(status).unwrap().into_response();
     }
 }
@@ -253,7 +272,8 @@ impl Stage {
         let root = dir.path().join("config");
         let files = State_ { root, file, masters, roles: BTreeMap::new(), agents: vec![], version: 0 };
         let files = Files(Mutex::new(files));
-        let apps = Apps { calls: watch::Sender::default(), answers: watch::Sender::default() };
+        let apps =
+            Apps { calls: watch::Sender::default(), answers: watch::Sender::default(), hung_up: Mutex::default() };
         Self { redis, files, apps: Arc::new(apps), servers: Mutex::default(), dir }
     }
 
@@ -269,6 +289,11 @@ impl Stage {
     /// How the app beside `agent` answers `path` from now on.
     pub fn answer_of(&self, agent: &str, path: &str, answer: Answer) {
         self.apps.answers.send_modify(|answers| _ = answers.insert((Some(agent.to_owned()), path.to_owned()), answer));
+    }
+
+    /// When the agent hung up on the call with that key, if it did.
+    pub fn hung_up(&self, key: &str) -> Option<Timestamp> {
+        self.apps.hung_up.lock().unwrap().get(key).copied()
     }
 
     /// All calls so far, in order.

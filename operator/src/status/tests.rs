@@ -246,8 +246,13 @@ fn ticks_are_no_urgent_news_and_failures_are() {
             created: tick,
             next: Some(tick),
             running: None,
+            runs: vec![],
+            waiting: 0,
+            paused: false,
             results: vec![TickResult {
                 tick,
+                trigger: None,
+                backfill: None,
                 verdict: Verdict::Done,
                 reason: String::new(),
                 message: String::new(),
@@ -275,4 +280,23 @@ fn a_held_resource_keeps_its_other_conditions() {
     assert_eq!(triple(&paused), ["Unknown:Paused", "False:Paused", "False:Paused"]);
     assert_eq!(condition(&paused, "LeaderElected"), condition(&before, "LeaderElected"));
     assert_eq!(paused.conditions.len(), before.conditions.len());
+}
+
+#[test]
+fn what_was_asked_for_and_cannot_be_done_is_said_with_the_schedules() {
+    let mut validated = sound(&json!({}));
+    validated.bad_triggers.push(Refusal::Invalid { field: "cabloy.io/trigger".into(), message: "no id".into() });
+    let of = |found: &Found| {
+        let status = compute(&identity(), found, &Result::Applied(&validated, &rolled_out()), None, now());
+        let said = condition(&status, "SchedulesHealthy").clone();
+        assert_eq!((said.status.as_str(), said.reason.as_str()), ("False", "BadTrigger"));
+        assert!(turned(None, &status).iter().any(|it| it.reason == "BadTrigger" && is_alarming(it)), "an Event");
+        said.message
+    };
+    assert_eq!(of(&Found::default()), "cabloy.io/trigger: no id");
+    let paused = AgentStatus { problems: vec![problem("SchedulePaused", "schedules.a")], ..leader("web-0") };
+    assert!(of(&found(vec![paused])).contains("what is wrong"), "and what else there is to say");
+    let ready =
+        compute(&identity(), &found(vec![leader("web-0")]), &Result::Applied(&validated, &rolled_out()), None, now());
+    assert_eq!(triple(&ready)[0], "True:Ready", "it makes nothing unready");
 }

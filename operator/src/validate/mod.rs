@@ -3,6 +3,7 @@
 //! The rules that the API server checks run again here: it may hold objects from before a rule was there. Whoever has
 //! a [`Validated`] need not look at the resource itself any more: all defaults are filled in.
 
+pub mod by_hand;
 mod roles;
 mod schedules;
 mod targets;
@@ -141,6 +142,8 @@ pub struct Validated {
     pub needs_leader: bool,
     /// What is allowed, but somebody should look at.
     pub warnings: Vec<String>,
+    /// What was asked for by annotation and cannot be done; see [`by_hand`].
+    pub bad_triggers: Vec<Refusal>,
 }
 
 impl Validated {
@@ -235,6 +238,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
         guard,
         needs_leader,
         warnings,
+        bad_triggers: Vec::new(),
     })
 }
 

@@ -6,7 +6,7 @@ use cabloy_crds::{
     cron,
     duration::Duration,
     files,
-    resource::{CatchUpPolicy, Overlap, Retry, Schedule, Scope, Startup},
+    resource::{CatchUp, Retry, Schedule, Scope, Startup},
 };
 use serde_json::Value;
 
@@ -25,6 +25,9 @@ const DEFAULT_STARTUP_RETRIES: u32 = 5;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
 const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The oldest tick that can be made up for.
+const LONGEST_WINDOW: Duration = Duration::from_secs(8_760 * 3_600);
 
 /// Resolves schedules and startup tasks.
 pub(super) fn resolve(
@@ -72,6 +75,7 @@ fn schedule(context: &Context, schedule: &Schedule, refusals: &mut Vec<Refusal>)
         on_unknown,
         retry: retries,
         suspend,
+        pause_on_failure,
         instances,
         takes_over,
         target: called,
@@ -115,14 +119,9 @@ fn schedule(context: &Context, schedule: &Schedule, refusals: &mut Vec<Refusal>)
     if timeout.as_millis() < 1_000 {
         refuse(Refusal::invalid(field("timeout"), "must be at least 1s"));
     }
-    if !matches!(overlap, None | Some(Overlap::Skip)) {
-        refuse(Refusal::unsupported(field("overlap"), "only Skip is supported yet: remove it, or write Skip"));
-    }
-    if catch_up.as_ref().is_some_and(|catch_up| catch_up.policy != CatchUpPolicy::None) {
-        refuse(Refusal::unsupported(
-            field("catchUp.policy"),
-            "ticks are not made up for yet: remove catchUp, or write policy: None",
-        ));
+    let window = catch_up.as_ref().and_then(|catch_up| catch_up.window);
+    if window.is_some_and(|window| window > LONGEST_WINDOW) {
+        refuse(Refusal::invalid(field("catchUp.window"), format!("must be at most {LONGEST_WINDOW}")));
     }
     match instances {
         None => {}
@@ -158,8 +157,23 @@ fn schedule(context: &Context, schedule: &Schedule, refusals: &mut Vec<Refusal>)
         on_unknown: on_unknown.unwrap_or_default(),
         retry,
         suspend: suspend.unwrap_or_default(),
+        catch_up: resolved_catch_up(catch_up.as_ref()),
+        pause_on_failure: pause_on_failure.unwrap_or_default(),
+        // These stand in annotations.
+        triggers: Vec::new(),
+        backfills: Vec::new(),
         target: target?,
     })
+}
+
+fn resolved_catch_up(catch_up: Option<&CatchUp>) -> files::CatchUp {
+    let default = files::CatchUp::default();
+    match catch_up {
+        None => default,
+        Some(CatchUp { window, policy }) => {
+            files::CatchUp { window_ms: window.map_or(default.window_ms, Duration::as_millis), policy: *policy }
+        }
+    }
 }
 
 fn startup(task: &Startup, refusals: &mut Vec<Refusal>) -> Option<files::Startup> {

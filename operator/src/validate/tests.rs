@@ -1,3 +1,4 @@
+use cabloy_crds::resource::{CatchUpPolicy, Overlap};
 use serde_json::{Value, json};
 
 use super::*;
@@ -198,8 +199,11 @@ fn what_is_refused_names_the_field_and_the_remedy() {
         (schedule(&json!({ "every": "5s" })), "Invalid", "schedules[s].cron"),
         (schedule(&json!({ "timeZone": "Mars/Olympus" })), "Invalid", "schedules[s].timeZone"),
         (schedule(&json!({ "cron": null, "every": "5s", "jitter": "5s" })), "Invalid", "schedules[s].jitter"),
-        (schedule(&json!({ "overlap": "BufferOne" })), "NotSupportedYet", "schedules[s].overlap"),
-        (schedule(&json!({ "catchUp": { "policy": "Latest" } })), "NotSupportedYet", "schedules[s].catchUp.policy"),
+        (
+            schedule(&json!({ "catchUp": { "policy": "Latest", "window": "8760h1ms" } })),
+            "Invalid",
+            "schedules[s].catchUp.window",
+        ),
         (schedule(&json!({ "instances": "All" })), "NotSupportedYet", "schedules[s].instances"),
         (schedule(&json!({ "instances": ["a"] })), "NotSupportedYet", "schedules[s].instances"),
         (schedule(&json!({ "instances": 5 })), "Invalid", "schedules[s].instances"),
@@ -303,6 +307,27 @@ fn masters_in_use_stay() {
     assert_eq!(refusals[0].reason(), "NotSupportedYet");
     assert!(refusals[0].to_string().contains("pod web-0 leads by them"));
     assert!(check(&["redis:6379/1"], true).is_err(), "another database is another memory");
+}
+
+#[test]
+fn what_becomes_of_ticks_is_passed_on() {
+    let http = json!({ "http": { "path": "/x" } });
+    let validated = sound(&json!({ "schedules": [
+        { "name": "a", "every": "5s", "target": http },
+        { "name": "b", "every": "5s", "target": http, "overlap": "CancelOther", "pauseOnFailure": true,
+          "catchUp": { "policy": "Latest", "window": "8760h" } },
+        { "name": "c", "every": "5s", "target": http, "overlap": "AllowAll", "catchUp": { "policy": "None" } },
+    ] }));
+    let [a, b, c] = &validated.schedules[..] else { panic!("three schedules") };
+    let of = |schedule: &files::Schedule| {
+        (schedule.overlap, schedule.catch_up.policy, schedule.catch_up.window_ms, schedule.pause_on_failure)
+    };
+    assert_eq!(of(a), (Overlap::Skip, CatchUpPolicy::All, 60_000, false));
+    assert_eq!(of(b), (Overlap::CancelOther, CatchUpPolicy::Latest, 8_760 * 3_600_000, true));
+    assert_eq!(of(c), (Overlap::AllowAll, CatchUpPolicy::None, 60_000, false));
+    // An agent of an earlier version reads what it knows.
+    let text = serde_json::to_string(a).unwrap();
+    assert!(!text.contains("catchUp") && !text.contains("pauseOnFailure") && !text.contains("triggers"), "{text}");
 }
 
 #[test]
