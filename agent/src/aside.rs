@@ -63,6 +63,7 @@ mod tests {
             ("4", failed),
             ("5", None),
             ("6", Some(OutcomeKind::Refused)),
+            ("6", Some(OutcomeKind::Cancelled)),
         ] {
             assert!(!note(id, ended, 0), "{id}");
         }

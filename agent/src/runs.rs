@@ -436,6 +436,20 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_was_given_up_is_over_whatever_retries_it_had() {
+        let policy = policy(2, OnUnknown::Retry);
+        let mut run = Run::new("s/a/1".into());
+        claim(&mut run, 1, 1_000);
+        run.begun_here();
+        let cancelled = Outcome::cancelled(at(500));
+        assert!(cancelled.is_final());
+        run.ended("n1", cancelled);
+        let Next::Over(ending) = run.next(&policy, at(600)) else { panic!("it is over") };
+        assert_eq!((ending.verdict, &*ending.reason, ending.cancelled), (Verdict::Failed, "Cancelled", true));
+        assert_eq!(ending, run.cancelled());
+    }
+
+    #[test]
     fn an_attempt_that_never_began_is_followed_by_the_next_at_once() {
         let policy = policy(0, OnUnknown::Skip);
         let not_begun = Outcome::not_begun(at(200));

@@ -625,3 +625,33 @@ async fn a_failure_pauses_a_schedule_until_it_is_triggered() {
     assert!(calls[4..].iter().all(|call| call.tick() >= triggered), "what fell due meanwhile is not caught up");
     agent.until("nothing is wrong", |status| status.problems.is_empty() && !status.schedules[0].paused).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_tick_takes_the_place_of_a_run_that_another_agent_began() {
+    let stage = Stage::new(3);
+    stage.files.edit(|file| {
+        file["schedules"] = json!([schedule("a", 3_000)]);
+        file["schedules"][0]["overlap"] = json!("CancelOther");
+        file["schedules"][0]["timeoutMs"] = json!(600_000);
+    });
+    stage.answer_of("a", "/a", Answer::Hang);
+    let first = stage.agent("a").start();
+    first.until("it leads", |status| status.election.as_ref().is_some_and(|it| it.leading)).await;
+    let second = stage.agent("b").start();
+    second.until("it stands", |status| status.election.as_ref().is_some_and(|it| it.standing)).await;
+    stage.calls_until("a tick", |calls| !calls.is_empty()).await;
+    first.drain();
+    let calls = stage.calls_until("a tick of the other", |calls| calls.iter().any(|it| it.agent == "b")).await;
+    let by = |agent: &'static str| calls.iter().filter(move |call| call.agent == agent);
+    let (old, new) = (by("a").next_back().unwrap(), by("b").next().unwrap());
+    assert!(new.tick() > old.tick() && new.at < old.deadline());
+    assert!(stage.hung_up(&old.key).is_none(), "what another agent calls is not cut short");
+    let given_up = |status: &AgentStatus| {
+        let results = status.schedules.first().map(|it| it.results.clone()).unwrap_or_default();
+        results.iter().any(|it| it.tick == old.tick() && it.reason == "Cancelled")
+    };
+    second.until("the run of the other is given up", given_up).await;
+    stage.answer_of("a", "/a", Answer::Status(200));
+    let status = second.until("some more", |status| status.schedules[0].done >= 2).await;
+    assert_eq!(status.schedules[0].results.iter().filter(|it| it.tick == old.tick()).count(), 1);
+}

@@ -13,10 +13,10 @@ use crate::runs::between;
 
 /// A tick that is no later than this is in time, whatever is asked for: a hand-over takes some hundred milliseconds, and
 /// a crash a lease.
-pub const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(10);
 
 /// How many missed ticks are counted one by one at a time; after that the rest is passed over uncounted.
-pub const COUNTED: u64 = 10_000;
+pub(super) const COUNTED: u64 = 10_000;
 
 impl Line {
     /// How late a tick may be run.

@@ -26,7 +26,6 @@ use crate::digest;
 use crate::ledger::Record;
 use crate::runs::{Claimed, Ending, Next, Policy, Run, whole_ms};
 
-pub use catch_up::GRACE;
 pub use memory::Memory;
 pub use occasion::{Occasion, memory_id, parse_id, run_id};
 pub use timetable::{InvalidTimetable, Timetable};

@@ -10,10 +10,10 @@ use super::{Action, Line, Open};
 use crate::runs::between;
 
 /// How many ticks wait at most; what falls due beyond them is skipped.
-pub const WAITING: usize = 1_000;
+pub(super) const WAITING: usize = 1_000;
 
 /// How many ticks of a schedule run at the same time at most.
-pub const TOGETHER: usize = 100;
+pub(super) const TOGETHER: usize = 100;
 
 /// A run is taken up late when more than this part of the time between two ticks has passed.
 const LATE: u32 = 10;

@@ -408,6 +408,23 @@ fn two_runs_that_another_leader_left_open_go_one_after_the_other() {
     assert_eq!(drive(&mut line, 2_700), [2_000]);
 }
 
+#[test]
+fn what_a_leader_of_the_first_version_left_goes_on() {
+    let memory = serde_json::from_value(json!({
+        "created": at(500), "lowWater": at(4_000), "settled": at(1_000), "waiting": [at(3_000)], "rule": "every 1000 ms",
+        "suspended": false, "results": [], "done": 1, "failed": 0, "skipped": 1, "missed": 0,
+    }))
+    .unwrap();
+    let records = [1_000, 2_000].map(|ms| (tick(ms), record(ms, 5_000, vec![])));
+    let (mut line, actions) = Line::new(with(Overlap::Skip), Some(memory), records.into(), at(4_500)).unwrap();
+    assert_eq!(actions, [Action::Forget(run_id("a", &tick(1_000)))]);
+    assert_eq!(drive(&mut line, 4_500), NOTHING);
+    assert!(open(&line).unwrap().is_elsewhere());
+    assert_eq!(drive(&mut line, 5_000), [3_000], "past its deadline it is over, and the one that waited goes");
+    let status = line.status();
+    assert_eq!((status.done, status.failed, status.skipped), (1, 1, 1));
+}
+
 fn catching_up(window_ms: u64, policy: CatchUpPolicy) -> Schedule {
     Schedule { catch_up: CatchUp { window_ms, policy }, timeout_ms: 20_000, ..every(5_000) }
 }
