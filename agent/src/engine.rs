@@ -30,7 +30,7 @@ use crate::ledger::{FinishError, Ledger, Put, PutError, ReadError, Record, RunRe
 use crate::metrics::TickLabel;
 use crate::runs::{Attempt, Claimed, Next, Outcome, Run, between, plus, whole_ms};
 use crate::schedule::{Action, Line, Memory, Occasion, memory_id, parse_id, run_id};
-use crate::shared::Shared;
+use crate::shared::{Identity, Shared};
 use crate::startup::{Plan, Task, record_id};
 use crate::target;
 
@@ -79,13 +79,13 @@ enum Reply {
     Forgotten,
 }
 
-/// A call that ended, its result recorded.
+/// A call that ended, its result recorded; none if there was no answer before the deadline.
 #[derive(Debug)]
 struct Ended {
     key: Key,
     id: String,
     nonce: String,
-    outcome: Outcome,
+    outcome: Option<Outcome>,
 }
 
 /// A startup task on the leader.
@@ -361,7 +361,10 @@ impl Engine {
 
     fn take_end(&mut self, Ended { key, id, nonce, outcome }: Ended) {
         if let Some(run) = self.run_mut(&key, &id) {
-            run.ended(&nonce, outcome);
+            match outcome {
+                Some(outcome) => run.ended(&nonce, outcome),
+                None => run.unanswered(&nonce),
+            }
             self.step(&key, self.term.time());
         }
     }
@@ -456,7 +459,8 @@ impl Engine {
     fn claim(&mut self, key: Key, id: String, number: u32, timeout: Duration, now: Timestamp) {
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         let deadline = whole_ms(plus(now, timeout));
-        let claimed = Claimed { at: whole_ms(now), deadline, pod: self.shared.identity.pod.clone() };
+        let Identity { pod, uid, .. } = self.shared.identity.clone();
+        let claimed = Claimed { at: whole_ms(now), deadline, pod, uid };
         if let Some(run) = self.run_mut(&key, &id) {
             run.claiming(Attempt { number, nonce: nonce.clone(), deadline });
             let put = Put { id: id.clone(), attempt: number, nonce: nonce.clone(), data: json!(claimed) };
@@ -468,6 +472,7 @@ impl Engine {
 
     fn step_schedule(&mut self, name: &Arc<str>, now: Timestamp) {
         let Some(line) = self.lines.get_mut(name) else { return };
+        line.runs_mut().for_each(|run| run.heed(&self.loaded.file.ended));
         let actions = line.step(now);
         let timeout = line.timeout();
         for action in actions {
@@ -500,6 +505,8 @@ impl Engine {
         let Some(line) = self.lines.get(name) else { return };
         let (status, alarm, wake) = (line.status(), alarm(line), line.wake());
         let elsewhere = line.runs().any(|(_, run)| run.is_elsewhere());
+        let awaits = line.runs().filter_map(|(_, run)| run.awaits().cloned()).collect();
+        self.shared.show_awaits(memory_id(name), awaits);
         if line.is_unsaved() {
             self.unsaved.insert(Arc::clone(name));
         } else if let Some(over) = self.over.remove(name) {
@@ -538,6 +545,7 @@ impl Engine {
             self.over.remove(&name);
             self.wake_at(Key::Schedule(Arc::clone(&name)), None);
             self.shared.hide_schedule(&name);
+            self.shared.show_awaits(memory_id(&name), BTreeSet::new());
         }
         for schedule in &loaded.file.schedules {
             let name: Arc<str> = schedule.name.as_str().into();
@@ -591,7 +599,8 @@ impl Engine {
     }
 
     fn step_startup(&mut self, name: &Arc<str>, now: Timestamp) {
-        let Some(Startup { task, run }) = self.startups.get(name) else { return };
+        let Some(Startup { task, run }) = self.startups.get_mut(name) else { return };
+        run.heed(&self.loaded.file.ended);
         let (done, key) = (self.shared.done.borrow().clone(), Key::Startup(Arc::clone(name)));
         let id = task.id();
         let mut wake = None;
@@ -602,7 +611,7 @@ impl Engine {
                 tracing::info!(task = %name, revision = task.revision, attempt = number, "startup task begins");
                 self.claim(key.clone(), id, number, timeout, now);
             }
-            Next::Claim(_) | Next::Claiming => {}
+            Next::Claim(_) | Next::Busy => {}
             Next::Wait(until) => wake = Some(until),
             Next::Over(ending) => {
                 tracing::info!(task = %name, verdict = ?ending.verdict, reason = ending.reason, "startup task over");
@@ -615,6 +624,7 @@ impl Engine {
         if let Some(Startup { task, run }) = self.startups.get(name) {
             let done = self.shared.done.borrow().contains(&task.id());
             self.shared.show_startup(task.status(run, done, now));
+            self.shared.show_awaits(task.id(), run.awaits().cloned().into_iter().collect());
             if run.is_elsewhere() {
                 self.ask_soon(now);
             }
@@ -742,6 +752,7 @@ impl Caller {
                 shared.close_call(&nonce);
                 tracing::warn!(id, "no answer before the deadline");
                 note(None, term.time());
+                let _ = ended.send(Ended { key, id, nonce, outcome: None });
                 return;
             };
             if let Some(highest) = called.stale {
@@ -764,7 +775,7 @@ impl Caller {
             }
             shared.close_call(&nonce);
             // The term may have ended: then nobody listens, and the ledger tells the next leader.
-            let _ = ended.send(Ended { key, id, nonce, outcome });
+            let _ = ended.send(Ended { key, id, nonce, outcome: Some(outcome) });
         });
     }
 
@@ -782,7 +793,7 @@ impl Caller {
                 }
                 tokio::time::sleep(DISOWN_PAUSE).await;
             }
-            let _ = ended.send(Ended { key, id, nonce, outcome });
+            let _ = ended.send(Ended { key, id, nonce, outcome: Some(outcome) });
         });
     }
 

@@ -102,7 +102,7 @@ impl Gate {
                     self.call(loaded, task, attempt, now);
                 }
                 Next::Wait(until) => nap = nap.min(between(now, until)),
-                Next::Claim(_) | Next::Claiming | Next::Over(_) => {}
+                Next::Claim(_) | Next::Busy | Next::Over(_) => {}
             }
         }
         self.show(&plan, &done, now);
@@ -140,8 +140,11 @@ impl Gate {
 
     fn take_end(&mut self, (id, nonce, outcome): Ended) {
         tracing::info!(id, outcome = ?outcome.as_ref().map(|it| it.kind), "startup task of this pod over");
-        if let (Some(run), Some(outcome)) = (self.runs.get_mut(&id), outcome) {
-            run.ended(&nonce, outcome);
+        if let Some(run) = self.runs.get_mut(&id) {
+            match outcome {
+                Some(outcome) => run.ended(&nonce, outcome),
+                None => run.unanswered(&nonce),
+            }
         }
     }
 

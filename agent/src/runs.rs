@@ -4,9 +4,10 @@
 //! in the ledger, so a new leader that reads the record goes on just where the one before stopped.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cabloy_crds::agent_status::Verdict;
+use cabloy_crds::agent_status::{Awaited, Verdict};
 use cabloy_crds::files::Retry;
 use cabloy_crds::vocabulary::OnUnknown;
 use jiff::Timestamp;
@@ -26,6 +27,9 @@ pub struct Claimed {
     pub deadline: Timestamp,
     /// The pod that runs it.
     pub pod: String,
+    /// Its UID; empty where an older agent has claimed.
+    #[serde(default)]
+    pub uid: String,
 }
 
 /// How an attempt ended; the data of a result.
@@ -125,6 +129,8 @@ pub struct Run {
     /// The id of its record.
     pub id: String,
     last: Option<(Attempt, Stage)>,
+    /// Who made the last attempt that was read in the ledger.
+    by: Option<Awaited>,
 }
 
 /// How far an attempt is.
@@ -134,6 +140,8 @@ enum Stage {
     Claiming,
     /// It has begun. `here`: this engine waits for its own call; else the ledger is asked for the result.
     Begun { here: bool },
+    /// It has begun, and its pod has ended: there will be no result.
+    Left,
     /// It ended.
     Ended(Outcome),
 }
@@ -145,8 +153,8 @@ pub enum Next {
     Claim(u32),
     /// Nothing before this moment, unless a result comes.
     Wait(Timestamp),
-    /// Nothing before the claim that is on its way has come through.
-    Claiming,
+    /// Nothing before the claim that is on its way has come through, or the call that is made here has come to its end.
+    Busy,
     /// It is over.
     Over(Ending),
 }
@@ -172,7 +180,7 @@ impl Run {
     /// A run of which nothing has been claimed yet.
     #[must_use]
     pub fn new(id: String) -> Self {
-        Self { id, last: None }
+        Self { id, last: None, by: None }
     }
 
     /// The run as its record has it, with everything begun elsewhere. A record of another make counts as begun, with the
@@ -186,8 +194,8 @@ impl Run {
 
     /// Takes up what the ledger says by now.
     pub fn read(&mut self, record: &Record) {
-        let deadline =
-            serde_json::from_value::<Claimed>(record.data.clone()).map_or(Timestamp::UNIX_EPOCH, |it| it.deadline);
+        let claimed = serde_json::from_value::<Claimed>(record.data.clone()).ok();
+        let deadline = claimed.as_ref().map_or(Timestamp::UNIX_EPOCH, |it| it.deadline);
         let attempt = Attempt { number: record.attempt, nonce: record.nonce.clone(), deadline };
         let decisive = record.results.iter().find(|result| result.done).or_else(|| record.result(&record.nonce));
         let stage = decisive.map_or(Stage::Begun { here: false }, |result| Stage::Ended(outcome(result)));
@@ -200,7 +208,11 @@ impl Run {
             // What runs here is known better here, and a reading may be older than what is known by now.
             Some((_, Stage::Claiming | Stage::Begun { here: true })) => {}
             Some((known, _)) if older(known) => {}
-            _ => self.last = Some((attempt, stage)),
+            _ => {
+                self.last = Some((attempt, stage));
+                let by = claimed.map(|Claimed { at: since, pod, uid, .. }| Awaited { pod, uid, since });
+                self.by = by.filter(|by| !by.uid.is_empty());
+            }
         }
     }
 
@@ -218,9 +230,13 @@ impl Run {
             cancelled: false,
         };
         match stage {
-            Stage::Claiming => Next::Claiming,
-            Stage::Begun { .. } if now < attempt.deadline => Next::Wait(attempt.deadline),
-            Stage::Begun { .. } if again && policy.on_unknown == OnUnknown::Retry => Next::Claim(attempt.number + 1),
+            // A call ends by its deadline, whatever becomes of the time of day meanwhile.
+            Stage::Claiming | Stage::Begun { here: true } => Next::Busy,
+            Stage::Begun { here: false } if now < attempt.deadline => Next::Wait(attempt.deadline),
+            Stage::Begun { .. } | Stage::Left if again && policy.on_unknown == OnUnknown::Retry => {
+                Next::Claim(attempt.number + 1)
+            }
+            Stage::Left => Next::Over(over(Verdict::Unknown, "PodEnded", "its pod ended without a result")),
             Stage::Begun { .. } => {
                 Next::Over(over(Verdict::Unknown, "DeadlineExceeded", "the deadline passed without a result"))
             }
@@ -266,8 +282,33 @@ impl Run {
         Some(attempt)
     }
 
+    /// Notes that the call for the attempt `nonce` came to no answer: whether there is a result, the ledger knows.
+    pub fn unanswered(&mut self, nonce: &str) {
+        let mine =
+            |(attempt, stage): &&mut (Attempt, Stage)| attempt.nonce == nonce && *stage == Stage::Begun { here: true };
+        if let Some((_, stage)) = self.last.as_mut().filter(mine) {
+            *stage = Stage::Begun { here: false };
+            self.by = None;
+        }
+    }
+
+    /// Whose attempt is waited for.
+    #[must_use]
+    pub fn awaits(&self) -> Option<&Awaited> {
+        self.by.as_ref().filter(|_| self.is_elsewhere())
+    }
+
+    /// Takes up which pods have ended, and until when what they had claimed ended with them.
+    pub fn heed(&mut self, ended: &BTreeMap<String, Timestamp>) {
+        let left = self.awaits().is_some_and(|by| ended.get(&by.uid).is_some_and(|until| by.since <= *until));
+        if let (Some((_, stage)), true) = (self.last.as_mut(), left) {
+            *stage = Stage::Left;
+        }
+    }
+
     /// Notes that it is not known whether the claim came through: it counts as begun, and nobody calls.
     pub fn in_doubt(&mut self) {
+        self.by = None;
         if let Some((_, stage)) = self.last.as_mut() {
             *stage = Stage::Begun { here: false };
         }
@@ -396,12 +437,13 @@ mod tests {
         let mut run = Run::new("s/a/1".into());
         assert_eq!(run.next(&policy, at(0)), Next::Claim(1));
         claim(&mut run, 1, 1_000);
-        assert_eq!(run.next(&policy, at(5_000)), Next::Claiming, "nothing is decided over a claim in doubt");
+        assert_eq!(run.next(&policy, at(5_000)), Next::Busy, "nothing is decided over a claim in doubt");
         assert_eq!(run.begun_here().unwrap().nonce, "n1");
         assert!(run.begun_here().is_none(), "a call is made once");
-        assert_eq!(run.next(&policy, at(999)), Next::Wait(at(1_000)));
+        assert_eq!(run.next(&policy, at(2_000)), Next::Busy, "the call is here, and ends in time by itself");
         run.ended("n0", outcome(OutcomeKind::Failed, 500));
-        assert_eq!(run.next(&policy, at(999)), Next::Wait(at(1_000)), "a stranger's result is no result");
+        run.unanswered("n0");
+        assert_eq!(run.next(&policy, at(999)), Next::Busy, "a stranger's result is no result");
         run.ended("n1", outcome(OutcomeKind::Done, 500));
         assert_eq!(verdict(&run.next(&policy, at(999))), Some((Verdict::Done, 1)));
     }
@@ -491,7 +533,7 @@ mod tests {
 
     /// What a leader writes about a run, as the next leader reads it.
     fn record(attempt: u32, deadline: i64, results: Vec<RunResult>) -> Record {
-        let data = json!(Claimed { at: at(0), deadline: at(deadline), pod: "p".into() });
+        let data = json!(Claimed { at: at(0), deadline: at(deadline), pod: "p".into(), uid: "u".into() });
         Record { id: "s/a/1".into(), attempt, token: 1, seq: 1, nonce: format!("n{attempt}"), data, results }
     }
 
@@ -510,12 +552,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_pod_had_begun_when_it_ended_is_waited_for_no_longer() {
+        let mut run = Run::from_record(&record(1, 300_000, vec![]));
+        let pod = run.awaits().unwrap().uid.clone();
+        let ended = |uid: &str, until: i64| BTreeMap::from([(uid.to_owned(), at(until))]);
+        run.heed(&ended("another", 500));
+        run.heed(&ended(&pod, -1));
+        let policy_of = |on_unknown| policy(3, on_unknown);
+        assert_eq!(run.next(&policy_of(OnUnknown::Retry), at(600)), Next::Wait(at(300_000)), "it has begun since");
+        run.heed(&ended(&pod, 0));
+        assert_eq!(run.awaits(), None);
+        run.read(&record(1, 300_000, vec![]));
+        assert_eq!(run.next(&policy_of(OnUnknown::Retry), at(600)), Next::Claim(2));
+        assert_eq!(verdict(&run.next(&policy_of(OnUnknown::Skip), at(600))), Some((Verdict::Unknown, 1)));
+        let done = RunResult { nonce: "n1".into(), done: true, data: json!(outcome(OutcomeKind::Done, 550)) };
+        run.read(&record(1, 300_000, vec![done]));
+        assert_eq!(verdict(&run.next(&policy_of(OnUnknown::Retry), at(600))), Some((Verdict::Done, 1)), "it was");
+    }
+
+    #[test]
     fn an_old_reading_undoes_nothing() {
         let policy = policy(3, OnUnknown::Retry);
         let mut run = Run::from_record(&record(1, 1_000, vec![]));
         claim(&mut run, 2, 2_000);
         run.read(&record(1, 1_000, vec![]));
-        assert_eq!(run.next(&policy, at(1_500)), Next::Claiming);
+        assert_eq!(run.next(&policy, at(1_500)), Next::Busy);
         run.begun_here();
         run.ended("n2", outcome(OutcomeKind::Done, 1_600));
         run.read(&record(1, 1_000, vec![]));
@@ -543,7 +604,8 @@ mod tests {
                     }
                     Next::Over(_) => break,
                     Next::Wait(until) => prop_assert!(until > at(now)),
-                    Next::Claiming => match what {
+                    Next::Busy if run.claim_on_its_way().is_none() => run.unanswered(&format!("n{last}")),
+                    Next::Busy => match what {
                         0 => run.in_doubt(),
                         _ => prop_assert!(run.begun_here().is_some()),
                     },

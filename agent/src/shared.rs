@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cabloy_crds::agent_status::{
-    AgentStatus, AppStatus, ConfigStatus, ElectionStatus, MasterStatus, Problem, RevisionStatus, ScheduleStatus,
-    SigningStatus, StartupState, StartupStatus,
+    AgentStatus, AppStatus, Awaited, ConfigStatus, ElectionStatus, MasterStatus, Problem, RevisionStatus,
+    ScheduleStatus, SigningStatus, StartupState, StartupStatus,
 };
 use cabloy_crds::names::AGENT_FILE;
 use jiff::Timestamp;
@@ -81,6 +81,8 @@ struct Board {
     schedules: BTreeMap<String, ScheduleStatus>,
     startups: BTreeMap<String, StartupStatus>,
     alarms: BTreeMap<String, Problem>,
+    /// By what awaits them.
+    awaits: BTreeMap<String, BTreeSet<Awaited>>,
     failures: Failures,
 }
 
@@ -183,6 +185,7 @@ impl Shared {
         board.since = since;
         board.schedules.clear();
         board.alarms.clear();
+        board.awaits.clear();
     }
 
     /// Shows a schedule, and what somebody should look at about it.
@@ -200,6 +203,16 @@ impl Shared {
         let mut board = self.board();
         board.schedules.remove(name);
         board.alarms.remove(name);
+    }
+
+    /// Shows whose attempts the schedule or task `id` waits for.
+    pub fn show_awaits(&self, id: String, awaits: BTreeSet<Awaited>) {
+        let mut board = self.board();
+        if awaits.is_empty() {
+            board.awaits.remove(&id);
+        } else {
+            board.awaits.insert(id, awaits);
+        }
     }
 
     /// Shows a startup task.
@@ -298,6 +311,7 @@ impl Shared {
             election,
             schedules: board.schedules.values().cloned().collect(),
             startups: board.startups.values().cloned().collect(),
+            awaits: board.awaits.values().flatten().cloned().collect(),
         }
     }
 

@@ -74,14 +74,16 @@ impl Task {
             _ if done => (StartupState::Done, String::new()),
             Next::Over(ending) => (StartupState::Failed, format!("{}: {}", ending.reason, ending.message)),
             Next::Wait(until) if running.is_some() => {
-                let whose = if run.is_elsewhere() { "another agent's attempt" } else { "the attempt" };
-                (StartupState::Running, format!("{whose} has until {until}"))
+                (StartupState::Running, format!("another agent's attempt has until {until}"))
             }
             Next::Wait(until) => {
                 let outcome = run.outcome().map(|it| format!("{}: {}", it.reason, it.message)).unwrap_or_default();
                 (StartupState::Pending, format!("the next attempt is at {until}; {outcome}"))
             }
-            Next::Claiming => (StartupState::Running, String::new()),
+            Next::Busy => {
+                let until = running.map(|it| format!("the attempt has until {}", it.deadline));
+                (StartupState::Running, until.unwrap_or_default())
+            }
             Next::Claim(_) => {
                 (StartupState::Pending, "it waits for the tasks before it, or for a leader of its revision".to_owned())
             }

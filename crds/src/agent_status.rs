@@ -2,7 +2,7 @@
 //!
 //! Fields that a reader does not know are to be left alone: agent and operator may be of different versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,20 @@ pub struct AgentStatus {
     /// The startup tasks of the pod's revision.
     #[serde(default)]
     pub startups: Vec<StartupStatus>,
+    /// Whose attempts the leader waits for, as they may still run.
+    #[serde(default)]
+    pub awaits: BTreeSet<Awaited>,
+}
+
+/// A pod that has begun an attempt, of which there is no result yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Awaited {
+    /// Name of the pod.
+    pub pod: String,
+    /// Its UID.
+    pub uid: String,
+    /// When it claimed the attempt, by the masters' clocks.
+    pub since: Timestamp,
 }
 
 /// The revision of the app that a pod runs.

@@ -30,6 +30,10 @@ pub struct AgentFile {
     /// What is done when a revision or a pod starts.
     #[serde(default)]
     pub startups: Vec<Startup>,
+    /// The operator's word on pods that leaders wait for: the app of a pod, by the pod's UID, has ended since it began what
+    /// was claimed until then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ended: BTreeMap<String, Timestamp>,
     /// The revisions of the app that live, by the hash in the labels of their pods (`pod-template-hash`, or
     /// `controller-revision-hash` for `StatefulSets` and `DaemonSets`).
     #[serde(default)]

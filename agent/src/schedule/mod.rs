@@ -335,6 +335,11 @@ impl Line {
         self.open.iter().map(|(occasion, open)| (occasion, &open.run))
     }
 
+    /// The runs that are open, to be told something.
+    pub fn runs_mut(&mut self) -> impl Iterator<Item = &mut Run> {
+        self.open.values_mut().map(|open| &mut open.run)
+    }
+
     /// The open run of that id.
     pub fn run_mut(&mut self, id: &str) -> Option<&mut Run> {
         let (_, occasion) = parse_id(id)?;
@@ -424,7 +429,7 @@ impl Open {
             Next::Over(ending) => Some(ending),
             Next::Claim(_) if self.is_given_up => Some(self.run.cancelled()),
             Next::Wait(_) if self.is_given_up && self.run.running().is_none() => Some(self.run.cancelled()),
-            Next::Claim(_) | Next::Wait(_) | Next::Claiming => None,
+            Next::Claim(_) | Next::Wait(_) | Next::Busy => None,
         }
     }
 }

@@ -28,9 +28,19 @@ fn line(schedule: Schedule, now: i64) -> Line {
     Line::new(schedule, None, BTreeMap::new(), at(now)).unwrap().0
 }
 
+/// Calls that are without an answer at their deadline end, as those of the engine do.
+pub fn time_out(line: &mut Line, now: Timestamp) {
+    for run in line.runs_mut() {
+        if let Some(Attempt { nonce, .. }) = run.running().filter(|attempt| attempt.deadline <= now).cloned() {
+            run.unanswered(&nonce);
+        }
+    }
+}
+
 /// What the engine does: claims, and calls when the claim has come through. Gives the names of the runs that were claimed.
 fn claims(line: &mut Line, now: i64) -> Vec<String> {
     let mut claimed = Vec::new();
+    time_out(line, at(now));
     for action in line.step(at(now)) {
         if let Action::Claim { occasion, attempt } = action {
             let deadline = plus(at(now), line.timeout());
@@ -184,7 +194,7 @@ fn ticks_too_old_are_missed() {
 }
 
 fn record(tick: i64, deadline: i64, results: Vec<RunResult>) -> Record {
-    let data = json!(Claimed { at: at(tick), deadline: at(deadline), pod: "p".into() });
+    let data = json!(Claimed { at: at(tick), deadline: at(deadline), pod: "p".into(), uid: "u".into() });
     Record { id: run_id("a", &self::tick(tick)), attempt: 1, token: 1, seq: 1, nonce: "n".into(), data, results }
 }
 

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::tests::every;
+use super::tests::time_out;
 use super::*;
 use crate::ledger::RunResult;
 use crate::runs::{Attempt, Outcome, OutcomeKind};
@@ -119,6 +120,7 @@ impl World {
     /// What the engine does, until there is no more to do.
     fn drive(&mut self) {
         loop {
+            time_out(&mut self.line, at(self.now));
             let actions = self.line.step(at(self.now));
             self.save();
             if actions.is_empty() {
@@ -155,7 +157,7 @@ impl World {
         let run = self.line.run_mut(&run_id("a", &occasion)).unwrap();
         run.claiming(Attempt { number, nonce: nonce.clone(), deadline: at(deadline) });
         run.begun_here();
-        let data = json!(Claimed { at: at(self.now), deadline: at(deadline), pod: "p".into() });
+        let data = json!(Claimed { at: at(self.now), deadline: at(deadline), pod: "p".into(), uid: "u".into() });
         let before = self.records.get(&occasion).map(|record| record.results.clone()).unwrap_or_default();
         let id = run_id("a", &occasion);
         let record = Record { id, attempt: number, token: 1, seq: 1, nonce, data, results: before };
