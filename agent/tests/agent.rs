@@ -372,6 +372,34 @@ async fn a_leader_whose_app_fails_run_after_run_makes_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_a_pod_that_has_ended_is_over_by_the_operator_s_word() {
+    let stage = Stage::new(1);
+    stage.files.edit(|file| {
+        file["election"]["ttlMs"] = json!(TTL_MS);
+        file["schedules"] = json!([schedule("a", PERIOD_MS)]);
+        file["schedules"][0]["timeoutMs"] = json!(600_000);
+    });
+    stage.answer("/a", Answer::Hang);
+    let first = stage.agent("a").start();
+    let calls = stage.calls_until("a call", |calls| !calls.is_empty()).await;
+    let second = stage.agent("b").start();
+    second.until("its app is well", |status| status.app.healthy).await;
+    first.kill();
+    stage.answer("/a", Answer::Status(200));
+    let waits = second.until("it waits for the run of the first", |status| !status.awaits.is_empty()).await;
+    let awaited: Vec<_> = waits.awaits.iter().collect();
+    assert_eq!((awaited.len(), &*awaited[0].pod), (1, "a"));
+    assert!(waits.schedules[0].results.is_empty(), "{:?}", waits.schedules);
+
+    let until = awaited[0].since;
+    stage.files.edit(|file| file["ended"] = json!({awaited[0].uid.as_str(): until}));
+    let status = second.until("it goes on", |status| status.schedules[0].done > 0).await;
+    let last = status.schedules[0].results.iter().find(|it| it.verdict == Verdict::Unknown).unwrap();
+    assert_eq!((last.tick, &*last.reason), (calls[0].tick(), "PodEnded"));
+    assert!(status.awaits.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn agents_that_may_not_lead_do_not() {
     let stage = Stage::new(1);
     stage.files.edit(|file| file["revisions"] = revisions("r1"));
