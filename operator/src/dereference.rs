@@ -7,6 +7,7 @@ use cabloy_crds::{
     names::{AGENT_FILE, CLIENT_FILE, REDLOCK_ROLE},
     resource::{CabloyClusterSpec, WorkloadKind},
 };
+use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
     core::v1::ConfigMap,
@@ -20,6 +21,7 @@ use kube::{
 
 use crate::{
     agents::{AgentPod, Agents, Report},
+    ended::ended,
     names::{BOOT, CLAIMED_BY, CLUSTER, agent_config_map, role_config_map},
     validate::{Identity, Masters, server},
     watches::{DEPLOYMENT_REVISION, Stores},
@@ -94,6 +96,8 @@ pub struct Found {
     pub pods: Vec<AgentPod>,
     /// What their agents last said, by the pod's UID.
     pub reports: BTreeMap<String, Report>,
+    /// Pods that leaders wait for and that have ended, by UID, and until when what they claimed ended with them.
+    pub ended: BTreeMap<String, Timestamp>,
     /// Workloads that our part was taken out of too often.
     pub given_up: BTreeSet<WorkloadRef>,
 }
@@ -141,6 +145,9 @@ pub async fn dereference(
     let agent_map = read_config_map(client, identity, &agent_config_map(&identity.name)).await?;
     let redlock_map = read_config_map(client, identity, &role_config_map(&identity.name, REDLOCK_ROLE)).await?;
     let pods = pods(stores, identity);
+    let reports = agents.reports(&pods);
+    let awaited = reports.values().filter_map(Report::status).flat_map(|status| status.awaits.iter().cloned());
+    let ended = ended(client, &identity.namespace, awaited.collect()).await;
     Ok(Found {
         claimed,
         others: others(stores, identity),
@@ -151,7 +158,8 @@ pub async fn dereference(
             RoleFile::Masters(masters) => masters.iter().map(server).collect(),
             RoleFile::Client(client) => vec![server(&client)],
         }),
-        reports: agents.reports(&pods),
+        reports,
+        ended,
         pods,
         workloads,
         given_up: BTreeSet::new(),

@@ -10,6 +10,7 @@ pub mod build;
 pub mod cli;
 pub mod controller;
 pub mod dereference;
+pub mod ended;
 pub mod finalize;
 pub mod metrics;
 pub mod names;

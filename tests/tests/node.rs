@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use cabloy_crds::agent_status::AgentStatus;
+use cabloy_crds::agent_status::{AgentStatus, Verdict};
 use cabloy_tests::{
     require_node,
     stage::{Call, OPERATOR, POD, SERVERS, Stage, app_manifest, shop_manifest},
@@ -240,6 +240,30 @@ async fn a_killed_leader_is_followed_within_the_ttl_and_a_drained_one_at_once() 
     assert!(gap.as_millis() < 1_500, "kubectl, kubelet and the hand-over together took {gap:?}");
     more_ticks(&stage, "/tick", 3).await;
     assert_each_second_once(&stage, &stage.calls().await, "/tick").await;
+}
+
+#[tokio::test]
+async fn a_run_that_went_with_its_pod_is_not_waited_for() {
+    let cluster = require_node!();
+    let stage = Stage::new(cluster, "gone", &SERVERS).await;
+    stage.app(2, "1").await;
+    // Five minutes is what a run has where nothing is written.
+    let endless = json!([{"name": "long", "every": "1s", "target": {"http": {"path": "/long?ms=600000"}}}]);
+    stage.apply(&shop_manifest(&json!({"schedules": endless}))).await;
+    let begun = async |count: usize| {
+        until(&format!("run {count}"), Duration::from_mins(1), async || {
+            let calls: Vec<_> = stage.calls().await.into_iter().filter(|call| call.event == "start").collect();
+            (calls.len() >= count).then(|| calls.clone()).ok_or_else(|| format!("{calls:?}"))
+        })
+        .await
+    };
+    let first = begun(1).await.swap_remove(0);
+    stage.kubectl(&["delete", "pod", &first.pod, "--force", "--grace-period=0"]).await;
+    let second = begun(2).await.swap_remove(1);
+    assert_ne!((&second.tick, &second.pod), (&first.tick, &first.pod));
+    let results: Vec<_> = stage.schedules().await.into_iter().flat_map(|schedule| schedule.results).collect();
+    let over = results.iter().find(|it| Some(it.tick.to_string()) == first.tick).unwrap();
+    assert_eq!((over.verdict, &*over.reason), (Verdict::Unknown, "PodEnded"));
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ pub(super) fn agent_file(validated: &Validated, agent: &AgentPlan, found: &Found
         floor: Floor { token: floor_before.token, startups: done(validated, &floor_before, found) },
         schedules: validated.schedules.clone(),
         startups: validated.startups.clone(),
+        ended: found.ended.clone(),
         revisions: revisions(validated, found)?,
     };
     let unchanged = before == Some(&file);
