@@ -24,6 +24,9 @@ pub const TRIGGER: &str = "cabloy.io/trigger";
 /// Annotation of the resource: times whose ticks somebody wants run, `<schedule>/<id>/<from>/<to>`, with commas between them.
 pub const BACKFILL: &str = "cabloy.io/backfill";
 
+/// Annotation of the resource: startup tasks that somebody wants done once more, `<task>/<id>`, with commas between them.
+pub const RERUN: &str = "cabloy.io/rerun";
+
 /// Annotation of a workload: UID of the resource that it belongs to.
 pub const CLAIMED_BY: &str = "cabloy.io/claimed-by";
 

@@ -329,6 +329,22 @@ async fn a_startup_task_runs_once_a_revision_and_only_on_its_own_code() {
     );
     let states = stage.shop().await.status.unwrap().startups;
     assert!(states.iter().any(|s| s.name == "migrate" && s.state == "Done"), "{states:?}");
+
+    // Unless somebody asks for it, and then once.
+    let migrations = async |count: usize| {
+        until(&format!("{count} migrations"), OPERATOR, async || {
+            let calls = stage.calls().await;
+            let ends = calls.iter().filter(|call| call.path == "/migrate" && call.event == "end").count();
+            (ends == count).then_some(()).ok_or_else(|| format!("{calls:?}"))
+        })
+        .await;
+    };
+    stage.kubectl(&["annotate", "cabloycluster", "shop", "cabloy.io/rerun=migrate/once-more"]).await;
+    migrations(3).await;
+    stage.kubectl(&["annotate", "cabloycluster", "shop", "cabloy.io/rerun-"]).await;
+    stage.kubectl(&["rollout", "restart", "deployment/shop-web"]).await;
+    stage.rolled_out("deployment/shop-web").await;
+    migrations(3).await;
 }
 
 #[tokio::test]

@@ -17,6 +17,9 @@ use crate::{
 /// The token is mirrored only when it has grown by so much, or something else is written: a write reaches every pod.
 const TOKEN_STEP: u64 = 100;
 
+/// Stands between the revision of a task and the id under which it is done once more; in neither of them.
+const AGAIN: char = '~';
+
 /// So many done revisions are remembered for each startup task.
 const DONE_LIMIT: usize = 32;
 
@@ -60,7 +63,11 @@ fn done(validated: &Validated, before: &Floor, found: &Found) -> BTreeMap<String
             .filter(|status| {
                 status.name == task.name && status.state == StartupState::Done && !status.revision.is_empty()
             })
-            .map(|status| status.revision.clone())
+            // What was done once more was done, also when nobody asks for that any more.
+            .flat_map(|status| {
+                let plain = status.revision.split(AGAIN).next().unwrap_or_default();
+                [status.revision.clone(), plain.to_owned()]
+            })
             .collect();
         revisions.extend(
             reported
@@ -97,7 +104,8 @@ fn revisions(validated: &Validated, found: &Found) -> serde_json::Result<BTreeMa
                     hash([image(validated, found, revision).as_bytes(), text.as_bytes()], 12)
                 }
             };
-            startups.insert(task.name.clone(), text);
+            let again = validated.reruns.get(&task.name).filter(|_| newest);
+            startups.insert(task.name.clone(), again.map_or(text.clone(), |id| format!("{text}{AGAIN}{id}")));
         }
         revisions.insert(revision.hash.clone(), Revision { number: revision.number, startups });
     }

@@ -225,6 +225,32 @@ fn a_task_is_done_for_the_image_and_its_text() {
 }
 
 #[test]
+fn a_task_that_is_done_once_more_is_done_when_nobody_asks_for_it_any_more() {
+    let again = |found: &Found| {
+        let mut validated = sound(&everything());
+        validated.reruns.insert("migrate".into(), "a".into());
+        agent_file(&build(&validated, found, &settings()).unwrap())
+    };
+    let plain = agent_file(&build(&sound(&everything()), &found(), &settings()).unwrap()).revisions;
+    let file = again(&found());
+    let revision = format!("{}~a", plain["new"].startups["migrate"]);
+    assert_eq!(file.revisions["new"].startups["migrate"], revision);
+    assert_eq!(file.revisions["old"].startups, plain["old"].startups, "older code does not do it again");
+
+    let status = StartupStatus {
+        name: "migrate".into(),
+        revision: revision.clone(),
+        state: StartupState::Done,
+        attempt: 1,
+        deadline: None,
+        message: String::new(),
+    };
+    let done = pod_with(AgentStatus { startups: vec![status], ..Default::default() }, found());
+    let floor = again(&done).floor.startups;
+    assert_eq!(BTreeSet::from_iter(&floor["migrate"]), BTreeSet::from([&plain["new"].startups["migrate"], &revision]));
+}
+
+#[test]
 fn maps_that_nobody_needs_are_named() {
     let map = |name: &str| {
         (name.to_owned(), config_map(&crate::validate::tests::identity(), name.to_owned(), BTreeMap::new()))

@@ -1,19 +1,20 @@
 //! Runs that somebody asks for in annotations of the resource.
 //!
 //! `cabloy.io/trigger: nightly/2026-11-23` runs schedule `nightly` once, and `cabloy.io/backfill:
-//! nightly/again/2026-11-01T00:00:00Z/2026-11-08T00:00:00Z` its ticks of that week. What cannot be done is said, and keeps
-//! nothing else from being done.
+//! nightly/again/2026-11-01T00:00:00Z/2026-11-08T00:00:00Z` its ticks of that week. `cabloy.io/rerun: migrate/2026-11-23` has
+//! startup task `migrate` done once more. What cannot be done is said, and keeps nothing else from being done.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cabloy_crds::{
     cron,
     files::{Backfill, Schedule, Trigger, is_manual_id},
+    resource::Scope,
 };
 use jiff::Timestamp;
 
 use super::{Refusal, Validated};
-use crate::names::{BACKFILL, TRIGGER};
+use crate::names::{BACKFILL, RERUN, TRIGGER};
 
 /// So much can be asked for in one annotation.
 const MOST: usize = 100;
@@ -21,11 +22,10 @@ const MOST: usize = 100;
 /// So many ticks can be backfilled under one id.
 const MOST_TICKS: usize = 1_000;
 
-/// Adds what the annotations ask for to the schedules, and notes what cannot be done.
+/// Adds what the annotations ask for to the schedules and startup tasks, and notes what cannot be done.
 pub fn add(validated: &mut Validated, annotations: &BTreeMap<String, String>, now: Timestamp) {
-    let schedules = &mut validated.schedules;
-    let refusals = &mut validated.bad_triggers;
-    for (annotation, take) in [(TRIGGER, trigger as Take), (BACKFILL, backfill)] {
+    let mut refusals = Vec::new();
+    for (annotation, take) in [(TRIGGER, trigger as Take), (BACKFILL, backfill), (RERUN, rerun)] {
         let parts = annotations.get(annotation).map(String::as_str).unwrap_or_default().split(',').map(str::trim);
         for (index, part) in parts.filter(|part| !part.is_empty()).enumerate() {
             if index == MOST {
@@ -35,19 +35,20 @@ pub fn add(validated: &mut Validated, annotations: &BTreeMap<String, String>, no
                 ));
                 break;
             }
-            if let Err(message) = take(part, schedules, now) {
+            if let Err(message) = take(part, validated, now) {
                 refusals.push(Refusal::invalid(annotation, format!("{part:?}: {message}")));
             }
         }
     }
+    validated.bad_triggers.extend(refusals);
 }
 
-/// Adds one part of an annotation to the schedule that it names, or says what is wrong with it.
-type Take = fn(&str, &mut [Schedule], Timestamp) -> Result<(), String>;
+/// Adds one part of an annotation to the schedule or task that it names, or says what is wrong with it.
+type Take = fn(&str, &mut Validated, Timestamp) -> Result<(), String>;
 
-fn trigger(part: &str, schedules: &mut [Schedule], _: Timestamp) -> Result<(), String> {
+fn trigger(part: &str, validated: &mut Validated, _: Timestamp) -> Result<(), String> {
     let (name, id) = part.split_once('/').ok_or("write <schedule>/<id>, such as nightly-report/2026-11-23")?;
-    let schedule = find(name, schedules)?;
+    let schedule = find(name, &mut validated.schedules)?;
     check_id(id)?;
     if !schedule.triggers.iter().any(|known| known.id == id) {
         schedule.triggers.push(Trigger { id: id.to_owned() });
@@ -55,14 +56,14 @@ fn trigger(part: &str, schedules: &mut [Schedule], _: Timestamp) -> Result<(), S
     Ok(())
 }
 
-fn backfill(part: &str, schedules: &mut [Schedule], now: Timestamp) -> Result<(), String> {
+fn backfill(part: &str, validated: &mut Validated, now: Timestamp) -> Result<(), String> {
     let parts: Vec<&str> = part.split('/').collect();
     let [name, id, from, to] = parts[..] else {
         return Err("write <schedule>/<id>/<from>/<to>, such as \
                     nightly-report/again/2026-11-01T00:00:00Z/2026-11-08T00:00:00Z"
             .to_owned());
     };
-    let schedule = find(name, schedules)?;
+    let schedule = find(name, &mut validated.schedules)?;
     check_id(id)?;
     let time = |text: &str| {
         text.parse::<Timestamp>()
@@ -88,6 +89,22 @@ fn backfill(part: &str, schedules: &mut [Schedule], now: Timestamp) -> Result<()
         Some(_) => return Err(format!("id {id} is there with another time: write another id")),
     }
     Ok(())
+}
+
+fn rerun(part: &str, validated: &mut Validated, _: Timestamp) -> Result<(), String> {
+    let (name, id) = part.split_once('/').ok_or("write <task>/<id>, such as migrate/2026-11-23")?;
+    let task = validated.startups.iter().find(|task| task.name == name).ok_or_else(|| {
+        let names: Vec<_> = validated.startups.iter().map(|task| task.name.as_str()).collect();
+        format!("there is no startup task {name:?}: write one of {}", names.join(", "))
+    })?;
+    if task.scope != Scope::Cluster {
+        return Err(format!("{name} is done at each start of a pod: restart the pods"));
+    }
+    check_id(id)?;
+    match validated.reruns.insert(name.to_owned(), id.to_owned()) {
+        Some(known) if known != id => Err(format!("{name} is there with id {known} too: leave one of them")),
+        _ => Ok(()),
+    }
 }
 
 fn find<'a>(name: &str, schedules: &'a mut [Schedule]) -> Result<&'a mut Schedule, String> {
@@ -153,6 +170,29 @@ mod tests {
         assert_eq!(schedules[0].backfills[0].to.to_string(), "2026-11-07T16:00:00Z");
         let days: Vec<_> = ticks(&schedules[0], &schedules[0].backfills[0]).map(|tick| tick.to_string()).collect();
         assert_eq!((days.len(), days[0].as_str()), (6, "2026-11-01T19:00:00Z"));
+    }
+
+    #[test]
+    fn a_task_that_is_to_be_done_once_more_is_named() {
+        let asked = |text: &str| {
+            let http = json!({ "http": { "path": "/x" } });
+            let mut validated = sound(&json!({ "startups": [
+                { "name": "migrate", "target": http }, { "name": "warm", "scope": "Instance", "target": http },
+            ] }));
+            add(&mut validated, &[(RERUN.into(), text.into())].into(), Timestamp::UNIX_EPOCH);
+            let refusals: Vec<_> = validated.bad_triggers.iter().map(ToString::to_string).collect();
+            (validated.reruns, refusals.join("; "))
+        };
+        assert_eq!(asked("migrate/2026-11-23"), ([("migrate".into(), "2026-11-23".into())].into(), String::new()));
+        for (text, said) in [
+            ("migrate", "write <task>/<id>"),
+            ("other/a", "no startup task \"other\": write one of migrate, warm"),
+            ("warm/a", "restart the pods"),
+            ("migrate/a b", "\"a b\" is no id"),
+            ("migrate/a,migrate/b", "leave one of them"),
+        ] {
+            assert!(asked(text).1.contains(said), "{text}: {:?}", asked(text));
+        }
     }
 
     #[test]

@@ -144,6 +144,8 @@ pub struct Validated {
     pub warnings: Vec<String>,
     /// What was asked for by annotation and cannot be done; see [`by_hand`].
     pub bad_triggers: Vec<Refusal>,
+    /// Startup tasks to be done once more, and under which id; see [`by_hand`].
+    pub reruns: BTreeMap<String, String>,
 }
 
 impl Validated {
@@ -239,6 +241,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
         needs_leader,
         warnings,
         bad_triggers: Vec::new(),
+        reruns: BTreeMap::new(),
     })
 }
 
