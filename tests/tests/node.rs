@@ -258,6 +258,8 @@ async fn a_run_that_went_with_its_pod_is_not_waited_for() {
         .await
     };
     let first = begun(1).await.swap_remove(0);
+    // App and agent at once, so that nobody records that the connection broke.
+    stage.kill(&first.pod).await;
     stage.kubectl(&["delete", "pod", &first.pod, "--force", "--grace-period=0"]).await;
     let second = begun(2).await.swap_remove(1);
     assert_ne!((&second.tick, &second.pod), (&first.tick, &first.pod));
