@@ -33,7 +33,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 const MESSAGE_LIMIT: usize = 200;
 
 /// How long after a call that did not reach the app the next one is made.
-pub(crate) const NOT_REACHED_PAUSE: Duration = Duration::from_millis(500);
+const NOT_REACHED_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long to wait before asking again after a 409, or a 202 that is not over, unless the app says otherwise.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -356,8 +356,18 @@ fn header_map(texts: Vec<(&'static str, String)>) -> Result<HeaderMap, http::Err
 
 /// A call that the app has not even heard: it is about to end, or not there yet, and a tick must not be lost by that.
 fn not_reached(error: &CallError) -> Outcome {
+    not_begun("NoConnection", &error.to_string())
+}
+
+/// An attempt of which the other side knows nothing: the next one follows soon.
+pub(crate) fn not_begun(reason: &str, message: &str) -> Outcome {
     let pause = u64::try_from(NOT_REACHED_PAUSE.as_millis()).ok();
-    Outcome { kind: OutcomeKind::NotBegun, retry_after_ms: pause, ..failed(error) }
+    Outcome { retry_after_ms: pause, ..ended(OutcomeKind::NotBegun, reason, message) }
+}
+
+/// An attempt that ends now.
+pub(crate) fn ended(kind: OutcomeKind, reason: &str, message: &str) -> Outcome {
+    Outcome { kind, reason: reason.to_owned(), message: shorten(message), retry_after_ms: None, at: Timestamp::now() }
 }
 
 /// A call that came to no answer.
@@ -367,8 +377,7 @@ fn failed(error: &CallError) -> Outcome {
         CallError::Broken(_) => (OutcomeKind::Failed, "ConnectionBroke"),
         CallError::Request(_) => (OutcomeKind::Refused, "BadRequest"),
     };
-    let (reason, message) = (reason.to_owned(), shorten(&error.to_string()));
-    Outcome { kind, reason, message, retry_after_ms: None, at: Timestamp::now() }
+    ended(kind, reason, &error.to_string())
 }
 
 /// What an answer means (docs/agent.md has the table). `polled`: it answers the question after an accepted run.
@@ -443,7 +452,7 @@ fn text(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(4 * MESSAGE_LIMIT)]).trim().to_owned()
 }
 
-pub(crate) fn shorten(text: &str) -> String {
+fn shorten(text: &str) -> String {
     match text.char_indices().nth(MESSAGE_LIMIT) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

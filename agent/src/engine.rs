@@ -779,41 +779,40 @@ impl Caller {
         });
     }
 
-    /// Records of an attempt that another agent makes, or nobody, that it was cancelled.
+    /// Records of an attempt that another agent makes, or nobody, that it was cancelled. From its deadline on the run is
+    /// over anyway.
     fn record_cancelled(&self, ledger: Ledger, id: String, attempt: Attempt, key: Key) {
-        let Self { tasks, term, ended, .. } = self.clone();
-        tasks.spawn(async move {
-            let Attempt { nonce, deadline, .. } = attempt;
-            let outcome = Outcome::cancelled(term.time());
-            let result = RunResult { nonce: nonce.clone(), done: outcome.is_final(), data: json!(outcome) };
-            while let Err(error) = ledger.finish(&id, result.clone()).await {
-                // From its deadline on the run is over anyway.
-                if error == FinishError::Ended || term.time() > deadline {
-                    return;
-                }
-                tokio::time::sleep(DISOWN_PAUSE).await;
+        let (caller, ended) = (self.clone(), self.ended.clone());
+        self.tasks.spawn(async move {
+            let outcome = Outcome::cancelled(caller.term.time());
+            if caller.insist(&ledger, &id, &attempt.nonce, &outcome, attempt.deadline).await {
+                let _ = ended.send(Ended { key, id, nonce: attempt.nonce, outcome: Some(outcome) });
             }
-            let _ = ended.send(Ended { key, id, nonce, outcome: Some(outcome) });
         });
     }
 
     /// Records of an attempt whose claim is in doubt that it has not begun: any node may have the claim, and the next
     /// leader, which counts it as begun, need not wait for its deadline then.
     fn disown(&self, ledger: Ledger, id: String, attempt: Attempt) {
-        let term = self.term.clone();
+        let caller = self.clone();
         self.tasks.spawn(async move {
-            let now = term.time();
+            let now = caller.term.time();
             let until = attempt.deadline.min(plus(now, DISOWN));
-            let outcome = Outcome::not_begun(now);
-            let result = RunResult { nonce: attempt.nonce, done: outcome.is_final(), data: json!(outcome) };
-            // A claim that is the current one nowhere yet may become so, when the next leader writes back what it read.
-            while let Err(error) = ledger.finish(&id, result.clone()).await {
-                if error == FinishError::Ended || term.time() > until {
-                    break;
-                }
-                tokio::time::sleep(DISOWN_PAUSE).await;
-            }
+            caller.insist(&ledger, &id, &attempt.nonce, &Outcome::not_begun(now), until).await;
         });
+    }
+
+    /// Tries until then to record how the attempt `nonce` ended, though no call of this agent's was made for it; whether it
+    /// is recorded. A claim that is the current one nowhere yet may become so, when the next leader writes back what it read.
+    async fn insist(&self, ledger: &Ledger, id: &str, nonce: &str, outcome: &Outcome, until: Timestamp) -> bool {
+        let result = RunResult { nonce: nonce.to_owned(), done: outcome.is_final(), data: json!(outcome) };
+        while let Err(error) = ledger.finish(id, result.clone()).await {
+            if error == FinishError::Ended || self.term.time() > until {
+                return false;
+            }
+            tokio::time::sleep(DISOWN_PAUSE).await;
+        }
+        true
     }
 }
 

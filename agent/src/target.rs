@@ -9,7 +9,7 @@ use redis::RedisError;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::app::{App, Call, Called, NOT_REACHED_PAUSE, shorten};
+use crate::app::{App, Call, Called, ended, not_begun};
 use crate::broadcast;
 use crate::files::Loaded;
 use crate::masters::Master;
@@ -129,13 +129,4 @@ fn not_connected(role: &str, server: &Master, error: &NodeError) -> Outcome {
 /// The server answers with an error.
 fn refused(role: &str, server: &Master, error: &NodeError) -> Outcome {
     ended(OutcomeKind::Failed, reason(error.kind), &format!("role {role} at {}: {error}", server.name))
-}
-
-fn not_begun(reason: &str, message: &str) -> Outcome {
-    let pause = u64::try_from(NOT_REACHED_PAUSE.as_millis()).ok();
-    Outcome { retry_after_ms: pause, ..ended(OutcomeKind::NotBegun, reason, message) }
-}
-
-fn ended(kind: OutcomeKind, reason: &str, message: &str) -> Outcome {
-    Outcome { kind, reason: reason.to_owned(), message: shorten(message), retry_after_ms: None, at: Timestamp::now() }
 }
