@@ -5,10 +5,11 @@
 # first for as long as this runs, and what was enabled is disabled again.
 set -eu
 
-# Real Redis servers, and clocks that can be moved; the container runtime and network of a node; building images without
-# a registry; building and the demo.
+# Real Redis servers, and clocks that can be moved; MariaDB, without its service; the container runtime and network of a
+# node; building images without a registry; building and the demo.
 packages="
 redis-server faketime
+mariadb-server-core mariadb-client-core
 containerd runc containernetworking-plugins iptables iproute2 util-linux
 buildah debootstrap
 gcc git make

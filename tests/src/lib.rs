@@ -3,11 +3,13 @@
 //! Everything that is started here ends with whoever started it, also when that is killed: see [`process`] and
 //! [`supervisor`].
 
+pub mod cabloy;
 pub mod certs;
 pub mod chaos;
 pub mod cluster;
 pub mod forward;
 pub mod images;
+pub mod mariadb;
 pub mod network;
 pub mod npm;
 pub mod oci;

@@ -1,6 +1,6 @@
 //! The npm packages that tests run real programs of, installed once and kept outside of the checkout.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -39,30 +39,22 @@ pub fn modules(name: &str) -> PathBuf {
     install(name).unwrap_or_else(|error| panic!("npm packages of tests/{name}: {error:#}"))
 }
 
-/// A folder is named by what is in it, filled aside and then renamed: it is there in full or not at all.
 fn install(name: &str) -> anyhow::Result<PathBuf> {
     let lock = fs::read(fixture(name).join("package-lock.json"))?;
-    let cache = tools::cache_dir()?;
-    let folder = cache.join(format!("{name}-{}", &tools::sha256(&lock)[..16]));
-    if !folder.exists() {
-        fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-        let turn = File::create(cache.join(format!("{name}.lock")))?;
-        turn.lock()?;
-        if !folder.exists() {
-            tools::progress(&format!("installing the npm packages of tests/{name} …"));
-            let aside = tempfile::Builder::new().prefix(".installing-").tempdir_in(&cache)?;
-            for file in ["package.json", "package-lock.json"] {
-                fs::copy(fixture(name).join(file), aside.path().join(file))?;
-            }
-            let output = bound("npm")
-                .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
-                .current_dir(aside.path())
-                .stdin(Stdio::null())
-                .output()
-                .context("npm (Node.js must be installed)")?;
-            ensure!(output.status.success(), "npm ci: {}", String::from_utf8_lossy(&output.stderr));
-            fs::rename(aside.keep(), &folder)?;
+    let folder = tools::made_once(&format!("{name}-{}", &tools::sha256(&lock)[..16]), |folder| {
+        tools::progress(&format!("installing the npm packages of tests/{name} …"));
+        fs::create_dir(folder)?;
+        for file in ["package.json", "package-lock.json"] {
+            fs::copy(fixture(name).join(file), folder.join(file))?;
         }
-    }
+        let output = bound("npm")
+            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .output()
+            .context("npm (Node.js must be installed)")?;
+        ensure!(output.status.success(), "npm ci: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    })?;
     Ok(folder.join("node_modules"))
 }

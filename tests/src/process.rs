@@ -13,7 +13,7 @@ use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::wait;
 
@@ -115,6 +115,50 @@ impl Drop for Process {
     }
 }
 
+/// A running program together with all that it starts and that stays in its process group: killed as one, when dropped or
+/// when the test process is gone. The kernel alone would end no more than the first of them.
+#[derive(Debug)]
+pub struct Group {
+    leader: Process,
+    watcher: Child,
+}
+
+impl Group {
+    /// As [`Process::spawn`].
+    ///
+    /// # Errors
+    /// The log cannot be opened, or the program cannot be started.
+    pub fn spawn(name: &str, command: Command, log: &Path) -> io::Result<Self> {
+        let leader = Process::spawn(name, command, log)?;
+        // Its stdin ends with this process, however that ends.
+        let mut watcher = Command::new("sh");
+        watcher.args(["-c", "cat; kill -KILL -- \"-$0\"", &leader.pid().to_string()]);
+        watcher.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        Ok(Self { watcher: watcher.spawn()?, leader })
+    }
+
+    /// The process that was started first.
+    #[must_use]
+    pub fn leader(&self) -> &Process {
+        &self.leader
+    }
+
+    /// The exit status of the first process, once it has ended.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.leader.exited()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It must not come to its second command.
+        let _ = self.watcher.kill();
+        let _ = self.watcher.wait();
+        let _ = kill_process_group(Pid::from_child(&self.leader.child), Signal::KILL);
+        self.leader.kill();
+    }
+}
+
 /// Sends a signal to a process that is no child; one that has ended meanwhile is none of anybody's concern.
 pub fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
@@ -141,4 +185,25 @@ pub fn tail(log: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn what_a_group_has_started_ends_with_it() {
+        let dir = tempfile::TempDir::with_prefix("cabloy-group-").unwrap();
+        let mut command = bound("sh");
+        command.args(["-c", "sleep 1000 & echo $!; wait"]);
+        let log = dir.path().join("log");
+        let group = Group::spawn("group", command, &log).unwrap();
+        let pid = wait::try_until_blocking("a child", SOON, || tail(&log, 1).parse::<u32>().ok()).unwrap();
+        let is_alive = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"));
+        assert!(is_alive());
+        drop(group);
+        wait::try_until_blocking("the child to end", SOON, || !is_alive()).unwrap();
+    }
 }

@@ -210,6 +210,25 @@ pub(crate) fn sha256(content: &[u8]) -> String {
     digits
 }
 
+/// A folder of the cache, by `make` if this machine has none yet: there in full or not at all.
+pub(crate) fn made_once(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<PathBuf> {
+    let cache = cache_dir()?;
+    let folder = cache.join(name);
+    if folder.exists() {
+        return Ok(folder);
+    }
+    fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    let turn = File::create(cache.join(format!("{name}.lock")))?;
+    turn.lock()?;
+    if !folder.exists() {
+        let aside = tempfile::Builder::new().prefix(".filling-").tempdir_in(&cache)?;
+        let filled = aside.path().join("filled");
+        make(&filled)?;
+        fs::rename(&filled, &folder)?;
+    }
+    Ok(folder)
+}
+
 /// Outside of the checkout, so that a clean one is quick and nothing of it gets into an image.
 pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
