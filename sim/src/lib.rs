@@ -6,7 +6,7 @@
 //!
 //! * `plan`: what a seed's world is like; `world`: what happens; `pod`, `work`, `foreign`: who acts in it; `trouble`:
 //!   faults; `settle`: what must be so once all is well;
-//! * `story`: a chain of events that chance does not find;
+//! * `story`: chains of events that chance does not find; `stream`: what they hold up;
 //! * `truth`: what is promised;
 //! * [`many`]: many seeds on all cores.
 //!
@@ -21,6 +21,7 @@ mod plan;
 mod pod;
 mod settle;
 mod story;
+mod stream;
 mod trace;
 mod trouble;
 mod truth;

@@ -24,6 +24,9 @@ struct Args {
     /// Takes a rule away, by its name in rule.rs; a violation is what should be found then.
     #[arg(long)]
     without: Vec<String>,
+    /// Worlds of this drill alone, by its number in plan.rs.
+    #[arg(long)]
+    drill: Option<u64>,
     /// Goes on after a violation, and counts them.
     #[arg(long)]
     count: bool,
@@ -51,7 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     let (sum, found) = run_all(
         args.from..args.from + args.seeds,
-        None,
+        args.drill,
         rules,
         Check::All,
         |_| !args.count,

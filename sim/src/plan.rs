@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::dice::Dice;
+use crate::story::Tale;
 
 /// How far clocks can be trusted, and so what is promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +106,8 @@ pub const FAULTS: [Fault; 22] = [
 ];
 
 /// So many seeds in a row have all kinds of drill, and as many worlds without: 0 restarts agents, 1 to 4 take nodes'
-/// memories, with 3 much of what is said comes twice, 4 more than a minority's, 5 tells the story, 6 takes locks, 7 lets agents stand still, 8 cuts leaders off and
-/// moves clocks, 9 takes all memory while clocks keep pace.
+/// memories, with 3 much of what is said comes twice, 4 more than a minority's, 5 tells a story, 6 takes locks, 7 lets
+/// agents stand still, 8 cuts leaders off and moves clocks, 9 takes all memory while clocks keep pace.
 pub const DRILLS: u64 = 20;
 
 /// A seed's world.
@@ -148,8 +149,8 @@ pub(crate) struct Plan {
     pub(crate) runs: usize,
     /// Nodes without memory do not rest: where nothing rests on clocks that is worth nothing, and seeds come sooner.
     pub(crate) restless: bool,
-    /// A `story` is told.
-    pub(crate) story: bool,
+    /// This `story` is told.
+    pub(crate) story: Option<Tale>,
 }
 
 impl Plan {
@@ -200,7 +201,7 @@ impl Plan {
             notices: dice.chance(300),
             runs: dice.one_of(&[1, 1, 2, 4]),
             restless: clocks == Clocks::Loose && dice.chance(500),
-            story: false,
+            story: None,
         };
         plan.drill(seed % DRILLS, dice)
     }
@@ -239,11 +240,14 @@ impl Plan {
                     self.slow_delay = u64::try_from((self.ttl / 20).as_micros()).unwrap_or(u64::MAX);
                 }
             }
+            // A story, with little else.
             5 => {
                 (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Loose, Memory::Minority, None);
-                (self.restless, self.seeded, self.story) = (true, true, true);
+                (self.agents, self.restless, self.seeded) = (self.agents.max(3), true, true);
+                self.story = Some(dice.one_of(&Tale::ALL));
                 self.expect(&[(Fault::Cut, 1)]);
-                (self.loss, self.slow, self.trouble, self.work) = (0, 0, 1000, 100);
+                (self.loss, self.twice, self.slow, self.delay) = (0, 0, 0, self.delay.min(2000));
+                (self.trouble, self.work) = (1000, 100);
             }
             // Locks are gone while candidates are at it, and there is nothing to write back.
             6 => {

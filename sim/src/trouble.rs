@@ -28,7 +28,7 @@ impl World {
     }
 
     /// `false` if it cannot happen now.
-    fn inject(&mut self, fault: Fault, pod: PodId, node: NodeId) -> Result<bool, Violation> {
+    pub(crate) fn inject(&mut self, fault: Fault, pod: PodId, node: NodeId) -> Result<bool, Violation> {
         let ttl = nanos(self.plan.ttl);
         let while_ = self.around(800);
         match fault {
@@ -37,7 +37,7 @@ impl World {
                 let to_node = self.dice.chance(500);
                 self.cut(pod, node, while_, to_node, !to_node);
             }
-            Fault::Isolate => (0..self.pods.len()).for_each(|pod| self.cut(pod, node, while_, true, true)),
+            Fault::Isolate => self.isolate(node, while_),
             Fault::RestartKept | Fault::RestartEmpty | Fault::RestartOld | Fault::Promote => {
                 return Ok(self.restart(node, fault));
             }
@@ -73,9 +73,8 @@ impl World {
                 if self.nodes[node].down {
                     return Ok(false);
                 }
-                self.disconnect(pod, node);
                 let after = self.around(20);
-                self.plan_in(after, Due::Heal { pod, node });
+                self.reconnect(pod, node, after);
             }
             Fault::Foreign => self.foreign_client(),
             Fault::Storm => {
@@ -195,6 +194,15 @@ impl World {
             self.disconnect(pod, node);
         }
         self.plan_at(until + 1, Due::Heal { pod, node });
+    }
+
+    pub(crate) fn isolate(&mut self, node: NodeId, span: Time) {
+        (0..self.pods.len()).for_each(|pod| self.cut(pod, node, span, true, true));
+    }
+
+    pub(crate) fn reconnect(&mut self, pod: PodId, node: NodeId, after: Time) {
+        self.disconnect(pod, node);
+        self.plan_in(after, Due::Heal { pod, node });
     }
 
     fn disconnect(&mut self, pod: PodId, node: NodeId) {

@@ -83,22 +83,41 @@ impl World {
     fn claim(&mut self, id: PodId) -> Result<(), Violation> {
         let Some(token) = self.pods[id].token.filter(|_| self.pods[id].believes(self.now)) else { return Ok(()) };
         let op = self.next_op();
-        let (mut puts, mut claims) = (Vec::new(), Vec::new());
+        let mut attempts = Vec::new();
         for _ in 0..self.dice.one_of(&[1, 1, 1, 3]) {
             let run = self.some_run();
-            let known = self.pods[id].records.get(&run);
-            let again = known.is_some() && self.dice.chance(200);
-            let (attempt, nonce, data) = match known {
-                Some(known) if again => (known.attempt, known.nonce.clone(), known.data.clone()),
-                known => {
-                    let attempt = known.map_or(0, |known| known.attempt) + 1;
-                    (attempt, format!("{run}.{attempt}.{token}.{op}"), json!([token, op]))
-                }
-            };
-            self.say(|| format!("a{id} {} {nonce} (op {op})", if again { "writes again" } else { "claims" }));
-            claims.push(Claim { run: run.clone(), nonce: nonce.clone(), ballot: (token, op), again });
-            puts.push(Put { id: run, attempt, nonce, data });
+            let again = self.pods[id].records.contains_key(&run) && self.dice.chance(200);
+            attempts.push(self.attempt(id, (token, op), run, again));
         }
+        self.put(id, (token, op), attempts)
+    }
+
+    /// A leader claims the next attempt at this run: by which operation.
+    pub(crate) fn claim_run(&mut self, id: PodId, run: &str) -> Result<OpId, Violation> {
+        let op = self.next_op();
+        if let Some(token) = self.pods[id].token {
+            let attempt = self.attempt(id, (token, op), run.to_owned(), false);
+            self.put(id, (token, op), vec![attempt])?;
+        }
+        Ok(op)
+    }
+
+    /// The next attempt at a run, or what is known of it once `again`.
+    fn attempt(&mut self, id: PodId, (token, op): Ballot, run: String, again: bool) -> (Claim, Put) {
+        let (attempt, nonce, data) = match self.pods[id].records.get(&run) {
+            Some(known) if again => (known.attempt, known.nonce.clone(), known.data.clone()),
+            known => {
+                let attempt = known.map_or(0, |known| known.attempt) + 1;
+                (attempt, format!("{run}.{attempt}.{token}.{op}"), json!([token, op]))
+            }
+        };
+        self.say(|| format!("a{id} {} {nonce} (op {op})", if again { "writes again" } else { "claims" }));
+        let claim = Claim { run: run.clone(), nonce: nonce.clone(), ballot: (token, op), again };
+        (claim, Put { id: run, attempt, nonce, data })
+    }
+
+    fn put(&mut self, id: PodId, (token, op): Ballot, attempts: Vec<(Claim, Put)>) -> Result<(), Violation> {
+        let (claims, puts) = attempts.into_iter().unzip();
         let before = self.before();
         self.pods[id].asked.insert(op, Asked::Put(claims, before));
         self.step(id, Event::Put { op, token, puts })
@@ -135,11 +154,18 @@ impl World {
         let other = self.dice.place(self.pods.len());
         let known = self.pods[id].records.get(&run).or_else(|| self.pods[other].records.get(&run));
         let Some(nonce) = known.map(|known| known.nonce.clone()) else { return Ok(()) };
-        let (op, done) = (self.next_op(), self.dice.chance(400));
+        let done = self.dice.chance(400);
+        self.finish_run(id, run, nonce, done).map(|_| ())
+    }
+
+    /// Somebody records how an attempt ended: by which operation.
+    pub(crate) fn finish_run(&mut self, id: PodId, run: String, nonce: String, done: bool) -> Result<OpId, Violation> {
+        let op = self.next_op();
         self.say(|| format!("a{id} finishes {nonce}{} (op {op})", if done { ", done" } else { "" }));
         let losses = self.truth.losses;
         self.pods[id].asked.insert(op, Asked::Finish { run: run.clone(), nonce: nonce.clone(), done, losses });
-        self.step(id, Event::Finish { op, id: run, result: RunResult { nonce, done, data: json!(id) } })
+        self.step(id, Event::Finish { op, id: run, result: RunResult { nonce, done, data: json!(id) } })?;
+        Ok(op)
     }
 
     pub(crate) fn finish_decided(&mut self, id: PodId, op: OpId, recorded: bool) -> Result<(), Violation> {
@@ -154,7 +180,6 @@ impl World {
             if self.truth.is_done(&run) && self.dice.chance(300) {
                 self.first_run += 1;
             }
-            return self.story_ends(id);
         }
         Ok(())
     }

@@ -481,7 +481,10 @@ impl Core {
 
     /// Takes in what an answer says about its node; `false` if it comes from a life that is gone.
     ///
-    /// Run ids have no order, but calls have: of two answers that differ, the one to the later call is the newer life.
+    /// Run ids have no order, but calls have: of two answers that differ, the one to the later call is the newer life. That
+    /// is so on one connection; where the two of a node overtake each other, a life that is gone may pass for the newest
+    /// until the next answer. A claim that it acknowledged is not lost all the same: the seed after it has what is in
+    /// flight (PROTOCOL 7c), and who reads for a seed has the promise of whoever else acknowledged (7b).
     fn observe(&mut self, id: CallId, call: &Call, reply: &Reply) -> bool {
         self.promised = self.promised.max(reply.promised);
         self.led_before |= reply.led;
