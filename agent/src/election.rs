@@ -103,8 +103,13 @@ impl Term {
     /// What the fenced read found, and everything written since, by id.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
+        self.look(|records, _, _| records.values().map(|record| Record::clone(record)).collect())
+    }
+
+    /// Has `look` see the records, [`Term::time`] and [`Term::may_claim`] as they are now.
+    pub fn look<T>(&self, look: impl FnOnce(&Records, Timestamp, bool) -> T) -> T {
         let records = self.0.records.read().unwrap_or_else(PoisonError::into_inner);
-        records.values().map(|record| Record::clone(record)).collect()
+        look(&records, self.time(), self.may_claim())
     }
 
     fn change(&self, change: impl FnOnce(&mut Records)) {

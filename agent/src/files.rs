@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cabloy_crds::agent_status::Problem;
 use cabloy_crds::files::{
@@ -26,7 +27,7 @@ const MIN_TTL_MS: u64 = 500;
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// `agent.json`.
-    pub file: AgentFile,
+    pub file: Arc<AgentFile>,
     /// The servers that vote, with their passwords; none where nothing needs a leader.
     pub masters: Masters,
     /// The servers of the roles that targets go through, with their passwords.
@@ -123,7 +124,7 @@ pub fn load(dir: &Path) -> Result<(Loaded, Vec<PathBuf>), Bad> {
     let fingerprint = digest::number(&parts);
     let address = |client: &RedisClient| format!("{}:{}/{}", client.host, client.port, client.db);
     let roles = roles.into_iter().map(|(role, clients)| (role, clients.iter().map(address).collect())).collect();
-    Ok((Loaded { file, masters, servers, roles, hash, fingerprint }, secrets))
+    Ok((Loaded { file: Arc::new(file), masters, servers, roles, hash, fingerprint }, secrets))
 }
 
 /// The texts of the files.

@@ -4,20 +4,20 @@
 //! * [`clock`], [`masters`], [`election`] and [`ledger`]: who leads, and what is remembered whoever does; the protocol
 //!   itself is the crate `cabloy-redlock`.
 //! * [`files`] and [`reload`]: what the agent works by.
-//! * [`schedule`], [`startup`] and [`runs`]: what is due and what comes next; pure.
-//! * [`engine`] and [`gate`]: carry that out, on the leader and on each pod.
+//! * [`engine`] and [`gate`]: what is run, on the leader and on each pod; what is due and what comes next is decided by the
+//!   crate `cabloy-engine`, whose [`schedule`], [`startup`] and [`runs`] are used all over.
 //! * [`target`]: what is called; [`app`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let
 //!   another pod lead; [`queue`], [`broadcast`] and [`roles`]: what goes to the app through Redis.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
-//! * [`digest`]: names for texts.
 //! * [`agent`]: all of it together.
+
+pub use cabloy_engine::{digest, runs, schedule, startup};
 
 pub mod agent;
 pub mod app;
 pub mod aside;
 pub mod broadcast;
 pub mod clock;
-pub mod digest;
 pub mod drain;
 pub mod election;
 pub mod engine;
@@ -30,10 +30,7 @@ pub mod metrics;
 pub mod queue;
 pub mod reload;
 pub mod roles;
-pub mod runs;
-pub mod schedule;
 pub mod server;
 pub mod shared;
 pub mod signing;
-pub mod startup;
 pub mod target;

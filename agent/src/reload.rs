@@ -191,13 +191,18 @@ mod tests {
     use super::*;
 
     fn loaded(fingerprint: u128) -> Loaded {
-        let file = serde_json::from_value(serde_json::json!({
-            "cluster": "prod/shop",
+        loaded_of("prod/shop", fingerprint)
+    }
+
+    fn loaded_of(cluster: &str, fingerprint: u128) -> Loaded {
+        let file: cabloy_crds::files::AgentFile = serde_json::from_value(serde_json::json!({
+            "cluster": cluster,
             "app": {"name": "shop", "generation": "v4", "port": 7002, "health": {"tcp": {}}},
             "election": {"ttlMs": 10_000},
-        }));
+        }))
+        .unwrap();
         Loaded {
-            file: file.unwrap(),
+            file: Arc::new(file),
             masters: vec![],
             servers: std::collections::BTreeMap::new(),
             roles: std::collections::BTreeMap::new(),
@@ -222,9 +227,7 @@ mod tests {
         assert_eq!(config.loaded.as_ref().unwrap().hash, "1");
         assert!(take_up(&mut config, Ok(loaded(1)), now), "that they are good again is news");
         assert_eq!((config.taken, config.refused), (1, 2));
-        let mut other = loaded(2);
-        other.file.cluster = "prod/other".to_owned();
-        assert!(take_up(&mut config, Ok(other), now));
+        assert!(take_up(&mut config, Ok(loaded_of("prod/other", 2)), now));
         assert_eq!(config.loaded.as_ref().unwrap().hash, "1");
     }
 }

@@ -26,13 +26,14 @@ use crate::tools;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What the project's own images are built from, as paths in the checkout.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     ".dockerignore",
     "Cargo.lock",
     "Cargo.toml",
     "Dockerfile",
     "agent",
     "crds",
+    "engine",
     "operator",
     "redlock",
     "sim/Cargo.toml",

@@ -2,11 +2,12 @@
 
 use cabloy_crds::files::{Backfill, CatchUp, Retry, Trigger};
 use cabloy_crds::vocabulary::{CatchUpPolicy, OnUnknown, Overlap};
+use cabloy_redlock::record::RunResult;
 use serde_json::json;
 
 use super::catch_up::COUNTED;
 use super::*;
-use crate::ledger::RunResult;
+
 use crate::runs::{Attempt, Claimed, Outcome, OutcomeKind, plus};
 
 const NOTHING: [i64; 0] = [];

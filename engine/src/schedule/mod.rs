@@ -6,24 +6,26 @@
 //! * `memory`: what is remembered whoever leads.
 //! * `catch_up`, `overlap`, `by_hand`: what becomes of ticks that were not run in time, of ticks that fall due while a run
 //!   is open, and of what somebody asked for.
+//! * `status`: what is shown of it.
 
 mod by_hand;
 mod catch_up;
 mod memory;
 mod occasion;
 mod overlap;
+mod status;
 mod timetable;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cabloy_crds::agent_status::{RunStatus, ScheduleStatus, TickResult, Verdict};
+use cabloy_crds::agent_status::{TickResult, Verdict};
 use cabloy_crds::files::Schedule;
 use cabloy_crds::vocabulary::Overlap;
+use cabloy_redlock::record::Record;
 use jiff::Timestamp;
 
 use crate::digest;
-use crate::ledger::Record;
 use crate::runs::{Claimed, Ending, Next, Policy, Run, whole_ms};
 
 pub use memory::Memory;
@@ -381,39 +383,6 @@ impl Line {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.memory.paused.is_some()
-    }
-
-    /// As `/status` shows it.
-    #[must_use]
-    pub fn status(&self) -> ScheduleStatus {
-        let Memory { created, results, done, failed, skipped, missed, waiting, .. } = &self.memory;
-        let runs = self.open.iter().filter_map(|(occasion, open)| {
-            let attempt = open.run.running()?;
-            Some(RunStatus {
-                tick: match occasion {
-                    Occasion::Tick(tick) | Occasion::Backfill { tick, .. } => *tick,
-                    Occasion::Trigger(_) => whole_ms(open.taken_up),
-                },
-                trigger: occasion.trigger().map(str::to_owned),
-                backfill: occasion.backfill().map(str::to_owned),
-                attempt: attempt.number,
-                deadline: attempt.deadline,
-            })
-        });
-        ScheduleStatus {
-            name: self.schedule.name.clone(),
-            created: *created,
-            next: self.next.map(|tick| self.timetable.due(tick)),
-            running: self.ticks().find(|(_, open)| open.run.running().is_some()).map(|(tick, _)| tick),
-            runs: runs.collect(),
-            waiting: waiting.len() as u64,
-            paused: self.is_paused(),
-            results: results.iter().cloned().collect(),
-            done: *done,
-            failed: *failed,
-            skipped: *skipped,
-            missed: *missed,
-        }
     }
 }
 

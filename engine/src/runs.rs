@@ -10,10 +10,9 @@ use std::time::Duration;
 use cabloy_crds::agent_status::{Awaited, Verdict};
 use cabloy_crds::files::Retry;
 use cabloy_crds::vocabulary::OnUnknown;
+use cabloy_redlock::record::{Record, RunResult};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-use crate::ledger::{Record, RunResult};
 
 /// How many attempts that never began a run may have beyond its retries: an end, should an app never be reached.
 const NOT_BEGUN_LIMIT: u32 = 60;

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use cabloy_crds::files::{Backfill, CatchUp, Retry, Trigger};
 use cabloy_crds::vocabulary::{CatchUpPolicy, OnUnknown};
+use cabloy_redlock::record::RunResult;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::tests::every;
 use super::tests::time_out;
 use super::*;
-use crate::ledger::RunResult;
+
 use crate::runs::{Attempt, Outcome, OutcomeKind};
 
 const OVERLAPS: &[Overlap] =
