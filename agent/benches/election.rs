@@ -13,7 +13,7 @@ use std::time::Duration;
 use cabloy_agent::election::{Candidacy, Masters, Timing};
 use cabloy_agent::ledger::Put;
 use cabloy_tests::redis::Redis;
-use electors::{Agent, Terms, follows, leader, masters, now, scripts_run, servers};
+use electors::{Agent, Terms, commands_run, follows, leader, listen, masters, now, servers};
 use futures::future::try_join_all;
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
@@ -123,7 +123,8 @@ async fn waiting(servers: &[Redis], masters: &Masters) {
     for agent in agents.iter().filter(|agent| agent.name != agents[first].name) {
         follows(agent, &agents[first].name).await;
     }
-    let asked = || servers.iter().map(scripts_run).sum::<u32>();
+    listen(servers, agents.len()).await;
+    let asked = || servers.iter().map(commands_run).sum::<u32>();
     let (before, since) = (asked(), now());
     tokio::time::sleep(TIMING.ttl * 2).await;
     let calls = f64::from(asked() - before) / now().since(since).as_secs_f64();

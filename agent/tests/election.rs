@@ -9,7 +9,9 @@ use cabloy_agent::election::{Candidacy, ErrorKind, NodeStatus, Owner, Role};
 use cabloy_agent::ledger::{FinishError, Put, PutError, RunResult};
 use cabloy_tests::redis::Redis;
 use cabloy_tests::wait;
-use electors::{Agent, LOCK, SOON, TIMING, TTL, Terms, follows, leader, masters, now, scripts_run, servers, start};
+use electors::{
+    Agent, LOCK, SOON, TIMING, TTL, Terms, commands_run, follows, leader, listen, masters, now, servers, start,
+};
 use serde_json::{Value, json};
 
 fn claim(id: &str, attempt: u32) -> Put {
@@ -313,12 +315,13 @@ async fn a_follower_costs_nearly_nothing() {
     for agent in agents.iter().filter(|agent| agent.name != name) {
         follows(agent, &name).await;
     }
-    let before: Vec<_> = servers.iter().map(scripts_run).collect();
+    listen(&servers, agents.len()).await;
+    let before: Vec<_> = servers.iter().map(commands_run).collect();
     let lives = 4;
     tokio::time::sleep(TTL * lives).await;
     assert!(term.may_claim());
     for (server, before) in servers.iter().zip(before) {
-        let calls = scripts_run(server) - before;
+        let calls = commands_run(server) - before;
         // The leader renews at most every 9/30 ttl; the budget of four followers is one call each a ttl.
         let leads = lives * 10 / 3 + 1;
         println!("calls in {lives} ttl: {calls}, of which the leader at most {leads}");

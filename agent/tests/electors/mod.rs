@@ -7,6 +7,7 @@ use std::time::Duration;
 use cabloy_agent::clock::{Clock as _, Instant, SystemClock};
 use cabloy_agent::election::{Candidacy, ElectionStatus, Elector, Master, Masters, Owner, Pod, Role, Term, Timing};
 use cabloy_tests::redis::Redis;
+use cabloy_tests::wait;
 use futures::future::select_all;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -146,9 +147,23 @@ pub fn now() -> Instant {
     SystemClock.now()
 }
 
-/// How many scripts a server has run for agents since it started.
-pub fn scripts_run(server: &Redis) -> u32 {
-    let stats: redis::InfoDict = server.run(&["INFO", "commandstats"]);
-    let line: String = stats.get("cmdstat_evalsha").unwrap();
-    line.trim_start_matches("calls=").split(',').next().unwrap().parse().unwrap()
+/// How many commands agents have sent to a server since it started: all but what scripts send on their way, and what this
+/// itself takes.
+pub fn commands_run(server: &Redis) -> u32 {
+    const NOT_THEIRS: [&str; 14] = [
+        "client", "del", "get", "hdel", "hget", "hgetall", "hmget", "hset", "info", "pexpire", "pttl", "publish",
+        "set", "time",
+    ];
+    let stats: String = server.run(&["INFO", "commandstats"]);
+    let calls = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
+    let theirs = calls.filter(|(name, _)| !name.split('|').next().is_some_and(|command| NOT_THEIRS.contains(&command)));
+    theirs.map(|(_, calls)| calls.split(',').next().unwrap().parse::<u32>().unwrap()).sum()
+}
+
+/// Waits until so many agents hear what a server publishes: they send nothing more for it.
+pub async fn listen(servers: &[Redis], agents: usize) {
+    for server in servers {
+        let listeners = || server.run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"]).lines().count();
+        wait::until("all agents to listen", SOON, async || listeners() == agents).await;
+    }
 }
