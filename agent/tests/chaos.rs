@@ -1,4 +1,4 @@
-//! Agents on every version of Redis, while pods, servers, links and clocks fail around them. Longer: `make chaos`.
+//! Agents on every version of Redis and Valkey, while pods, servers, links and clocks fail around them. Longer: `make chaos`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::{SocketAddr, SocketAddrV4};
@@ -36,6 +36,11 @@ fn nothing_is_lost_on_redis_8_2() {
     usual_faults(require!(Config::new(AGENT, Version::V8_2)));
 }
 
+#[test]
+fn nothing_is_lost_on_valkey_9_1() {
+    usual_faults(require!(Config::new(AGENT, Version::Valkey9_1)));
+}
+
 /// Of all kinds that leave a majority of memories intact.
 fn usual_faults(config: Config) {
     run(&Config { seed: 4, faults_for: Duration::from_secs(15), ..config });
@@ -54,7 +59,7 @@ fn run(config: &Config) {
     let report = chaos::run(config).unwrap();
     println!("{report}");
     for (kind, reason) in &report.unavailable {
-        cabloy_tests::skip::not_run(&format!("{kind} on Redis {}", config.version), reason);
+        cabloy_tests::skip::not_run(&format!("{kind} on {}", config.version), reason);
     }
     assert!(report.is_clean(), "{report}");
     assert!(report.terms > 1 && report.injected() > 0, "nothing has happened: {report}");

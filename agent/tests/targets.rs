@@ -399,7 +399,7 @@ async fn a_job_that_fails_is_tried_again_by_the_worker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_done_on_older_and_newer_servers() {
-    for version in [Version::V6_2, Version::V8_2] {
+    for version in [Version::V6_2, Version::V8_2, Version::Valkey9_1] {
         let program = require!(version.program());
         for generation in GENERATIONS {
             let server = Redis::builder().binary(&program).start();

@@ -312,7 +312,10 @@ fn a_redis_of_every_version_comes_back_with_an_old_memory() {
         };
         let redis = Redis::builder().binary(program).durable().start();
         let server: redis::InfoDict = redis.run(&["INFO", "server"]);
-        assert!(server.get::<String>("redis_version").expect("a version").starts_with(&format!("{version}.")));
+        let said = |product: &str| server.get::<String>(&format!("{product}_version"));
+        let said = said("valkey")
+            .map_or_else(|| format!("Redis {}", said("redis").expect("a version")), |it| format!("Valkey {it}"));
+        assert!(said.starts_with(&format!("{version}.")), "{said}");
         let set = |value: &str| redis.run::<String>(&["SET", "key", value]);
         let get = || redis.run::<Option<String>>(&["GET", "key"]);
         set("old");

@@ -10,7 +10,7 @@ const CLOCKS: [Rule; 3] = [Rule::Rest, Rule::ClockCheck, Rule::Skew];
 /// Rules that are taken away.
 #[derive(Clone, Copy, Debug)]
 pub struct Control {
-    /// Which; more than one where each alone makes up for the others.
+    /// Which; more than one where, within the bounds of the scenario, each alone makes up for the others.
     pub rules: &'static [Rule],
     /// What is then seen broken.
     pub law: Law,

@@ -75,7 +75,7 @@ impl Report {
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "chaos on Redis {}, seed {}", self.version, self.seed)?;
+        writeln!(f, "chaos on {}, seed {}", self.version, self.seed)?;
         writeln!(f, "  faults: {} in {:.0?}", self.injected(), self.faults_for)?;
         for (kind, injected) in &self.faults {
             write!(f, "    {:<16}{:>5}", kind.to_string(), injected.done)?;

