@@ -32,7 +32,7 @@ pub(super) fn lend(command: &mut Command, library: &Path, dir: &Path) -> io::Res
     // the time when it starts, while libfaketime, which starts first, asks it for memory.
     let preload = format!("{} libc.so.6", library.display());
     command.env("LD_PRELOAD", preload).env("FAKETIME_TIMESTAMP_FILE", file(dir));
-    // Timers go by the clock that no one sets, and a shift counts at once.
+    // Timers go by the clock that no one sets, and a shift counts as soon as the server looks at the clock.
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
     Ok(())
 }
