@@ -73,6 +73,30 @@ fn one_round_of_grants_and_one_of_reads_elect() {
     assert!(actions.contains(&Action::Announce(leads)), "{actions:?}");
 }
 
+/// Agents that began at the same moment part, and a node that does not answer delays none of the others.
+#[test]
+fn renewals_are_spread_and_each_node_has_its_own_time_to_answer() {
+    let mut quiet = Quiet::new();
+    let stand = Event::Stand(Candidacy { stands: true, revision: 1 });
+    let grants = Quiet::sent(quiet.core.step(quiet.now, stand));
+    quiet.answer(&grants[0]);
+    let reads = Quiet::sent(quiet.answer(&grants[1]));
+    quiet.answer(&reads[0]);
+    let mut actions = quiet.answer(&reads[1]);
+    for _ in 0..2 {
+        let (every, jitter) = (TTL / 3, TTL / 30);
+        let timer = Action::SetTimer { timer: Timer::Renew, at: quiet.now + every * 9 / 10, jitter };
+        assert!(actions.contains(&timer), "{actions:?}");
+        quiet.now = quiet.now + every;
+        actions = quiet.core.step(quiet.now, Event::Timer(Timer::Renew));
+        let renewed = actions.iter().filter_map(|action| match action {
+            Action::Send { node, request: Request::Renew { .. }, timeout, .. } => Some((*node, *timeout)),
+            _ => None,
+        });
+        assert_eq!(renewed.collect::<Vec<_>>(), [0, 1, 2].map(|node| (node, TTL / 20)));
+    }
+}
+
 #[test]
 fn a_read_counts_only_in_the_life_that_granted() {
     let mut quiet = Quiet::new();
