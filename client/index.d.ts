@@ -105,6 +105,16 @@ export interface Guard {
   poll(fn: (req: IncomingMessage) => unknown): (req: IncomingMessage, res: ServerResponse) => Promise<void>;
   /** For koa, egg and CabloyJS; the run is `ctx.state.agentRun`. */
   koa(): (ctx: KoaContext, next: () => Promise<unknown>) => Promise<void>;
+  /**
+   * Does a run part by part, such as for each tenant, and gives the answer for the whole: 200 if all are done, else one
+   * that names those that failed. A part that is done is not begun again by another attempt.
+   */
+  parts(
+    run: Run,
+    names: string[],
+    fn: (name: string) => unknown,
+    options?: { /** How many at the same time. Default 1. */ concurrency?: number },
+  ): Promise<Answer>;
   /** For anything else. Never rejects. */
   enter(headers: Headers, body: Buffer): Promise<Entry>;
   /** Verifies the signature alone: what to refuse the request with, or nothing. */

@@ -5,6 +5,7 @@
 const { Accepted, Failure, answerTo, answerToError, json, kept, refusal } = require('./lib/answer');
 const { checkFunction, checkNames, checkNumber, refuse } = require('./lib/check');
 const { createMemoryStore } = require('./lib/memory');
+const { answerToParts, inTurns, runPart } = require('./lib/parts');
 const { createRedisStore } = require('./lib/redis');
 const { Malformed, headerOf, parseRun } = require('./lib/run');
 const { readKeys, wrongSignature } = require('./lib/signature');
@@ -72,7 +73,7 @@ class Guard {
     const late = () => Date.now() >= run.deadline.getTime();
     const tooLate = refusal(504, 'the deadline of the attempt has passed');
     if (late()) return { answer: tooLate };
-    const keepMs = Math.min(Math.max(run.deadline.getTime() - Date.now(), 0) + this.marginMs, KEEP_LIMIT_MS);
+    const keepMs = this.keepMs(run);
     const { key, attempt, token, scope } = run;
     const claim = await this.store.claim({ scope, token, key, attempt, keepMs });
     switch (claim.state) {
@@ -97,6 +98,28 @@ class Guard {
       return { answer: tooLate };
     }
     return { run, done: finish, failed: () => finish() };
+  }
+
+  /** For how long a run is to be remembered. */
+  keepMs(run) {
+    return Math.min(Math.max(run.deadline.getTime() - Date.now(), 0) + this.marginMs, KEEP_LIMIT_MS);
+  }
+
+  /**
+   * Does a run that was let in part by part, and gives the answer for the whole. `fn` is called with each name whose part
+   * no attempt has done yet. Never rejects once its arguments are sound.
+   */
+  async parts(run, names, fn, options = {}) {
+    const where = 'guard.parts';
+    if (!Array.isArray(names) || names.some(name => typeof name !== 'string') || new Set(names).size < names.length) {
+      refuse(where, 'the list of names', names, 'a list of texts that are all different');
+    }
+    checkFunction(where, 'the third argument', fn, 'a function that is given a name');
+    checkNames(where, options, ['concurrency']);
+    const { concurrency = 1 } = options;
+    checkNumber(where, 'concurrency', concurrency, 1, 'how many parts run at the same time, such as 4');
+    const means = { store: this.store, report: this.report, keepMs: this.keepMs(run) };
+    return answerToParts(await inTurns(names, concurrency, name => runPart(means, run, name, fn)));
   }
 
   /** For node:http, and for Express. */

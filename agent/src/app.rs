@@ -41,6 +41,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The longest time that the app may have the agent wait before it asks again.
 const AGAIN_LIMIT: Duration = Duration::from_mins(1);
 
+/// The reason of an attempt that the app answers by a 404.
+pub(crate) const NOT_IN_THIS_VERSION: &str = "NotInThisVersion";
+
 /// How long a health check may take.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -401,7 +404,7 @@ fn read_answer(generation: Generation, response: &Response, polled: bool, now: T
                 ..outcome(OutcomeKind::Failed, "AppFailed")
             }),
         },
-        (404, _) => Meaning::Over(outcome(OutcomeKind::Refused, "NotInThisVersion")),
+        (404, _) => Meaning::Over(outcome(OutcomeKind::Refused, NOT_IN_THIS_VERSION)),
         (409, _) => Meaning::Running(again),
         (410, _) => Meaning::Over(outcome(OutcomeKind::Disabled, "Gone")),
         (412, _) => {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use cabloy_crds::agent_status::Problem;
 use cabloy_crds::files::{
-    AgentFile, BroadcastTarget, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Schedule, Target, is_manual_id,
+    AgentFile, BeanTarget, BroadcastTarget, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Schedule, Target,
+    is_manual_id,
 };
 use cabloy_crds::names::{AGENT_FILE, REDLOCK_ROLE, role_file};
 use cabloy_crds::vocabulary::{Generation, Scope};
@@ -261,7 +262,7 @@ fn check(file: &AgentFile) -> Vec<Problem> {
             wrong(field(part), message);
         }
         if task.target.role().is_some() {
-            wrong(field(".target"), "only a call to the app tells when a task is done: write http");
+            wrong(field(".target"), "only a call to the app tells when a task is done: write http or bean");
         }
     }
     for name in endless(file) {
@@ -298,6 +299,23 @@ fn check_target(generation: Generation, target: &Target) -> Vec<Wrong> {
         Target::Http(HttpTarget { path, .. }) => {
             let bad = path.parse::<http::uri::PathAndQuery>().is_err() || !path.starts_with('/');
             only_bad([(bad, ".target.http.path", "write a path that begins with /")])
+        }
+        Target::Bean(BeanTarget { path, module, name, .. }) => {
+            let bad = path.parse::<http::uri::PathAndQuery>().is_err() || !path.starts_with('/');
+            only_bad([
+                (
+                    foreign,
+                    ".target.bean",
+                    "generation generic has no beans: write http, or v4 or vona as app.generation",
+                ),
+                (bad, ".target.bean.path", "write a path that begins with /, such as /api/cabloy/agent/run"),
+                (module.is_empty(), ".target.bean.module", "write the module's name"),
+                (
+                    name.is_empty(),
+                    ".target.bean.name",
+                    "write the bean's name with its scene, such as schedule.nightly",
+                ),
+            ])
         }
         Target::Queue(QueueTarget { prefix, queue, module, queue_name, .. }) => only_bad([
             (foreign, ".target.queue", "generation generic has no queues: write http, or v4 or vona as app.generation"),
@@ -534,6 +552,21 @@ mod tests {
             ("/startups/0/target", through_redis()["schedules"][0]["target"].clone(), "startups.m.target: only a call"),
         ] {
             let found = found(&set(pointer, value), Some(good.clone()));
+            assert!(found.contains(said), "{pointer}: {found}");
+        }
+        let bean = json!({"bean": {"path": "/run", "module": "m", "name": "schedule.s", "instances": ["", "north"]}});
+        for (pointer, value, said) in [
+            ("/app/generation", json!("generic"), "startups.m.target.bean: generation generic"),
+            ("/startups/0/target/bean/path", json!("run"), "startups.m.target.bean.path"),
+            ("/startups/0/target/bean/module", json!(""), "startups.m.target.bean.module"),
+            ("/startups/0/target/bean/name", json!(""), "startups.m.target.bean.name"),
+            ("/startups/0/target/bean/instances", json!("Some"), "Instances"),
+        ] {
+            let edit = |agent: &mut Value| {
+                agent["startups"][0]["target"] = bean.clone();
+                set(pointer, value.clone())(agent);
+            };
+            let found = found(&edit, Some(good.clone()));
             assert!(found.contains(said), "{pointer}: {found}");
         }
         assert!(

@@ -6,7 +6,7 @@
 //! * [`files`] and [`reload`]: what the agent works by.
 //! * [`engine`] and [`gate`]: what is run, on the leader and on each pod; what is due and what comes next is decided by the
 //!   crate `cabloy-engine`, whose [`schedule`], [`startup`] and [`runs`] are used all over.
-//! * [`target`]: what is called; [`app`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let
+//! * [`target`]: what is called; [`app`], [`bean`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let
 //!   another pod lead; [`queue`], [`broadcast`] and [`roles`]: what goes to the app through Redis.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
 //! * [`agent`]: all of it together.
@@ -16,6 +16,7 @@ pub use cabloy_engine::{digest, runs, schedule, startup};
 pub mod agent;
 pub mod app;
 pub mod aside;
+pub mod bean;
 pub mod broadcast;
 pub mod clock;
 pub mod drain;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::app::{App, Call, Called, ended, not_begun};
+use crate::bean;
 use crate::broadcast;
 use crate::files::Loaded;
 use crate::masters::Master;
@@ -38,6 +39,10 @@ pub async fn call(ways: &Ways<'_>, call: &Call, left: Duration) -> Option<Called
     let called = async {
         match &call.target {
             Target::Http(http) => App::new(&ways.loaded.file.app).call(call, http, ways.signing).await,
+            Target::Bean(bean) => {
+                let app = App::new(&ways.loaded.file.app);
+                bean::explained(app.call(call, &bean::request(bean), ways.signing).await, bean)
+            }
             Target::Queue(queue) => Called::by(add(ways, call, queue, left).await),
             Target::Broadcast(broadcast) => Called::by(publish(ways, call, broadcast).await),
         }

@@ -294,6 +294,96 @@ test('without a store that answers nothing runs', async () => {
   assert.deepStrictEqual(errors, ['down', 'gone']);
 });
 
+// ---- Runs in parts ----
+
+/** Makes an attempt at a run of these parts: the status, what its answer says, and the parts that `work` was called for. */
+async function attemptAt(guard, call, names, work = () => undefined, options = undefined) {
+  const begun = [];
+  const entry = await guard.enter(call, none);
+  if (entry.answer) return [entry.answer.status, JSON.parse(entry.answer.body || '{}'), begun];
+  const answer = await guard.parts(entry.run, names, name => { begun.push(name); return work(name); }, options);
+  await (answer.status < 300 ? entry.done(answer) : entry.failed());
+  return [answer.status, JSON.parse(answer.body), begun];
+}
+
+testStore('of a run in parts only what failed is begun again', async (_, create) => {
+  errors.length = 0;
+  const guard = guardWith(Object.assign({ store: create() }, noting));
+  const id = fresh();
+  const names = ['', 'north', 'south'];
+  const broken = name => { if (name === 'north') throw new Error('no database'); };
+  const first = await attemptAt(guard, headers({ id }), names, broken);
+  assert.deepStrictEqual(first, [500, {
+    message: 'north: no database', failed: [{ name: 'north', message: 'no database' }], done: ['', 'south'],
+  }, names]);
+  assert.deepStrictEqual(errors, ['no database']);
+  assert.deepStrictEqual(await attemptAt(guard, headers({ id, attempt: 2 }), names), [200, { data: { done: names } }, ['north']]);
+  assert.deepStrictEqual(await attemptAt(guard, headers({ id, attempt: 3 }), names), [200, { data: { done: names } }, []]);
+  assert.deepStrictEqual((await attemptAt(guard, headers({ id: fresh() }), names))[2], names, 'another run begins anew');
+});
+
+testStore('the status of a run in parts is that of its failures, and one that may be mended has it tried again', async (_, create) => {
+  const guard = guardWith(Object.assign({ store: create() }, noting));
+  const gone = () => { throw new Failure(423, 'locked'); };
+  const mixed = name => { if (name === 'a') gone(); throw new Error('no database'); };
+  const [locked, said] = await attemptAt(guard, headers({ id: fresh() }), ['a', 'b'], gone);
+  assert.deepStrictEqual([locked, said.message], [423, 'a: locked; b: locked']);
+  const [status, both] = await attemptAt(guard, headers({ id: fresh() }), ['a', 'b'], mixed);
+  assert.deepStrictEqual([status, both.message], [500, 'a: locked; b: no database']);
+});
+
+testStore('parts wait for their turn, and none begins after the deadline or below a newer token', async guard => {
+  const waiting = [];
+  let most = 0;
+  // Each waits for another one that runs beside it.
+  const work = () => new Promise(resolve => {
+    waiting.push(resolve);
+    most = Math.max(most, waiting.length);
+    if (waiting.length === 2) setImmediate(() => waiting.splice(0).forEach(go => go()));
+  });
+  const names = ['a', 'b', 'c', 'd'];
+  assert.strictEqual((await attemptAt(guard, headers({ id: fresh() }), names, work, { concurrency: 2 }))[0], 200);
+  assert.strictEqual(most, 2);
+
+  const { run } = await guard.enter(headers({ id: fresh() }), none);
+  const begun = [];
+  const late = await guard.parts(run, ['a', 'b'], name => { begun.push(name); run.deadline = new Date(); });
+  const { message, done } = JSON.parse(late.body);
+  assert.deepStrictEqual([late.status, begun, done], [504, ['a'], ['a']]);
+  assert.strictEqual(message, 'b: not begun: the deadline came first');
+
+  const id = fresh();
+  const newer = async () => { assert.strictEqual((await entered(guard, headers({ id, token: 9 })))[0], 409); };
+  const stale = await attemptAt(guard, headers({ id, token: 8 }), ['a', 'b'], newer);
+  assert.deepStrictEqual(stale, [412, { token: 9 }, ['a']]);
+});
+
+testStore('a part that still runs elsewhere is waited for', async (_, create) => {
+  const [guard, other] = [create(), create()].map(store => guardWith({ store }));
+  // What is in memory is of one store.
+  const shared = guard.store.client ? other : guard;
+  const { run } = await guard.enter(headers({ id: fresh() }), none);
+  let end;
+  const first = guard.parts(run, ['a'], () => new Promise(resolve => { end = resolve; }));
+  while (!end) await new Promise(setImmediate);
+  const second = await shared.parts(run, ['a', 'b'], () => undefined);
+  assert.deepStrictEqual([second.status, second.headers['retry-after']], [409, '1']);
+  end();
+  assert.strictEqual((await first).status, 200);
+  assert.deepStrictEqual(JSON.parse((await shared.parts(run, ['a', 'b'], assert.fail)).body), { data: { done: ['a', 'b'] } });
+});
+
+test('without a store that answers no part begins', async () => {
+  errors.length = 0;
+  const broken = guardWith(Object.assign({ store: { claim: async () => { throw new Error('down'); } } }, noting));
+  const run = { key: 'k', scope: 'k', token: 1, attempt: 1, deadline: new Date(Date.now() + 60000) };
+  const answer = await broken.parts(run, ['a'], assert.fail);
+  assert.deepStrictEqual([answer.status, errors], [503, ['down']]);
+  for (const [names, fn, options] of [['a', silent], [['a', 'a'], silent], [[1], silent], [['a']], [['a'], silent, { concurrency: 0 }], [['a'], silent, { at: 1 }]]) {
+    await assert.rejects(() => broken.parts(run, names, fn, options), TypeError);
+  }
+});
+
 // ---- Adapters ----
 
 async function serving(listener, use) {
@@ -500,7 +590,9 @@ function testRedis(folder) {
       const id = fresh();
       const answers = await Promise.all(Array.from({ length: 30 }, (_, i) => call(i % 3, id, 300)));
       const [done, ...others] = answers.sort((a, b) => a.status - b.status);
-      assert.deepStrictEqual([done.status, new Set(others.map(it => it.status))], [200, new Set([409])]);
+      assert.strictEqual(done.status, 200);
+      // On a busy machine some come when it is over.
+      for (const other of others) if (other.status !== 409) assert.strictEqual(other.body, done.body);
       for (const worker of [0, 1, 2]) assert.strictEqual((await call(worker, id, 300)).body, done.body);
       assert.strictEqual(await ran(id), 1);
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::vocabulary::{BackoffKind, CatchUpPolicy, Gate, Generation, Method, OnUnknown, Overlap, Scope};
+use crate::vocabulary::{BackoffKind, CatchUpPolicy, Gate, Generation, InstanceSet, Method, OnUnknown, Overlap, Scope};
 
 /// `agent.json`: all that an agent does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -242,6 +242,8 @@ impl Retry {
 pub enum Target {
     /// A request to the app on 127.0.0.1.
     Http(HttpTarget),
+    /// A bean of the app, through the integration module.
+    Bean(BeanTarget),
     /// A job for a queue of the app.
     Queue(QueueTarget),
     /// A broadcast to all processes of the app.
@@ -253,7 +255,7 @@ impl Target {
     #[must_use]
     pub fn role(&self) -> Option<&str> {
         match self {
-            Self::Http(_) => None,
+            Self::Http(_) | Self::Bean(_) => None,
             Self::Queue(queue) => Some(&queue.role),
             Self::Broadcast(broadcast) => Some(&broadcast.role),
         }
@@ -271,6 +273,40 @@ pub struct HttpTarget {
     /// The request's JSON body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
+}
+
+/// A bean of the app, which the integration module in the app runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BeanTarget {
+    /// The path of the module's route.
+    pub path: String,
+    /// The `CabloyJS` module that has the bean.
+    pub module: String,
+    /// The bean in it, with its scene: `schedule.nightly`.
+    pub name: String,
+    /// What the bean is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+    /// For which instances it is run.
+    #[serde(default)]
+    pub instances: Instances,
+}
+
+/// Instances (tenants) of the app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Instances {
+    /// In a word.
+    Set(InstanceSet),
+    /// By subdomain; empty for the default one.
+    Listed(Vec<String>),
+}
+
+impl Default for Instances {
+    fn default() -> Self {
+        Self::Set(InstanceSet::default())
+    }
 }
 
 /// A job for a queue of the app, which a `BullMQ` worker of the app takes.

@@ -15,6 +15,9 @@ pub const AGENT_CONTROL_PORT: u16 = 7071;
 /// TCP port an app listens on where the resource does not say: the one of CabloyJS' project template.
 pub const DEFAULT_APP_PORT: u16 = 7002;
 
+/// The route of the integration module, where the resource does not say.
+pub const DEFAULT_BEAN_PATH: &str = "/api/cabloy/agent/run";
+
 /// The role whose masters hold the lock and the ledger.
 pub const REDLOCK_ROLE: &str = "redlock";
 

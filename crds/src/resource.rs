@@ -47,8 +47,10 @@ use crate::{
         .message("schedules and startups need a leader, and the leader is elected on role redlock: add redis.roles.redlock, or a connection named default"),
     validation = Rule::new("self.app.generation != 'generic' || self.workloads.all(w, !has(w.nodeOptions))")
         .message("workloads[].nodeOptions is for the preload, which generation generic does without: remove it"),
-    validation = Rule::new("self.app.generation != 'generic' || !has(self.schedules) || self.schedules.all(s, !has(s.target.queue) && !has(s.target.broadcast))")
-        .message("the targets queue and broadcast are those of CabloyJS, and generation generic has none: write target.http, or another generation"),
+    validation = Rule::new("self.app.generation != 'generic' || !has(self.schedules) || self.schedules.all(s, has(s.target.http))")
+        .message("the targets bean, queue and broadcast are those of CabloyJS, and generation generic has none: write target.http, or another generation"),
+    validation = Rule::new("self.app.generation != 'generic' || !has(self.startups) || self.startups.all(s, !has(s.target.bean))")
+        .message("the target bean is one of CabloyJS, and generation generic has none: write target.http, or another generation"),
     validation = Rule::new("!has(self.startups) || self.startups.all(s, !has(s.after) || s.after.all(a, self.startups.exists(t, t.name == a)))")
         .message("startups[].after must name other tasks of startups: correct the name, or add the task")
 )]
@@ -89,8 +91,12 @@ pub struct CabloyClusterSpec {
 /// The app.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.configFrom) || size(self.configFrom) == 0 || self.generation == 'v4'")
-    .message("configFrom is merged into EGG_APP_CONFIG, which only generation v4 reads: remove it, or set generation to v4"))]
+#[x_kube(
+    validation = Rule::new("!has(self.configFrom) || size(self.configFrom) == 0 || self.generation == 'v4'")
+        .message("configFrom is merged into EGG_APP_CONFIG, which only generation v4 reads: remove it, or set generation to v4"),
+    validation = Rule::new("!has(self.beanPath) || self.generation != 'generic'")
+        .message("beanPath is the route of CabloyJS' integration module, and generation generic has none: remove it, or set another generation")
+)]
 pub struct App {
     /// The app's name as in its package.json; the prefix of its Redis keys. Immutable.
     #[schemars(length(max = 63))]
@@ -113,6 +119,11 @@ pub struct App {
     #[schemars(length(max = 512))]
     #[x_kube(validation = Rule::new("self.matches('^/[^\\\\s#]*$')").message("must be a path that begins with '/', such as /healthz"))]
     pub health_path: Option<String>,
+    /// The route of the integration module, which runs beans; /api/cabloy/agent/run if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^/[^\\\\s#]*$')").message("must be a path that begins with '/', such as /api/cabloy/agent/run"))]
+    pub bean_path: Option<String>,
     /// Secrets with further configuration of the app (MySQL, keys): each key is a JSON file, merged below the roles.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -514,7 +525,7 @@ pub struct Schedule {
     /// or triggered by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_on_failure: Option<bool>,
-    /// For which CabloyJS instances (tenants) it is run: Default, All, or a list of subdomains.
+    /// For which CabloyJS instances (tenants) a bean is run: Default, All, or a list of subdomains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "instances_schema")]
     pub instances: Option<Value>,
@@ -598,15 +609,15 @@ pub struct HttpTarget {
     pub body: Option<Value>,
 }
 
-/// A bean of the app.
+/// A bean of the app: the integration module, which the app must have, runs it in the pod of the leader.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BeanTarget {
-    /// The CabloyJS module.
-    #[schemars(length(min = 1, max = 128))]
+    /// The CabloyJS module that has the bean.
+    #[schemars(schema_with = "name_schema")]
     pub module: String,
-    /// The bean in it.
-    #[schemars(length(min = 1, max = 128))]
+    /// The bean in it, with its scene: schedule.nightly, startup.migrate.
+    #[schemars(schema_with = "name_schema")]
     pub name: String,
     /// What the bean is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -703,7 +714,7 @@ pub struct BroadcastTarget {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.after) || !(self.name in self.after)").message("after must not name the task itself: remove it"),
-    validation = Rule::new("!has(self.target.queue) && !has(self.target.broadcast)").message("a startup task is done when its work is, which a queue or a broadcast does not tell: write target.http"),
+    validation = Rule::new("!has(self.target.queue) && !has(self.target.broadcast)").message("a startup task is done when its work is, which a queue or a broadcast does not tell: write target.http or target.bean"),
     validation = Rule::new("!has(self.revision) || !has(self.scope) || self.scope == 'Cluster'").message("revision goes with scope Cluster: remove it, for scope Instance is once for each start of a pod")
 )]
 pub struct Startup {
@@ -959,7 +970,7 @@ fn any_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 /// A word or a list, which a structural schema cannot say: `validate` in the operator does.
 fn instances_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
-        "description": "For which CabloyJS instances (tenants) it is run: Default, All, or a list of subdomains.",
+        "description": "For which CabloyJS instances (tenants) a bean is run: Default, All, or a list of subdomains.",
         "x-kubernetes-preserve-unknown-fields": true
     })
 }

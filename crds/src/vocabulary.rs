@@ -78,6 +78,17 @@ pub enum Gate {
     None,
 }
 
+/// Which instances (tenants) of the app, in a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+pub enum InstanceSet {
+    /// The default one.
+    #[default]
+    Default,
+    /// All that the app knows and that are not disabled.
+    All,
+}
+
 /// HTTP method of a call to the app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]

@@ -91,6 +91,15 @@ impl Project {
         copy(source, &to, &["-rT"]).unwrap_or_else(|error| panic!("{}: {error:#}", source.display()));
     }
 
+    /// Adds an npm package from a folder, without what it depends on.
+    ///
+    /// # Panics
+    /// The folder cannot be copied.
+    pub fn add_package(&self, name: &str, source: &Path) {
+        let to = self.dir().join("node_modules").join(name);
+        copy(source, &to, &["-rT"]).unwrap_or_else(|error| panic!("{}: {error:#}", source.display()));
+    }
+
     /// A process tree of this app, to be started.
     #[must_use]
     pub fn pod(&self, name: &str, database: &MariaDb, redis: SocketAddr) -> Builder<'_> {

@@ -373,6 +373,11 @@ async fn bad_resources_are_refused_with_the_field_and_the_remedy() {
             "exactly one of http, bean, queue and broadcast",
         ),
         (
+            schedule(&json!({"target": {"http": null, "bean": {"module": "m", "name": "a b"}}})),
+            "spec.schedules[0].target.bean.name",
+            "must be the name alone",
+        ),
+        (
             schedule(&json!({"target": {"http": {"path": "http://other/x"}}})),
             "spec.schedules[0].target.http.path",
             "begins with '/'",
@@ -425,6 +430,24 @@ async fn bad_resources_are_refused_with_the_field_and_the_remedy() {
             "generation generic has none",
             "write target.http",
         ),
+        (
+            with_app(
+                &json!({"generation": "generic"}),
+                target(&json!({"bean": {"module": "m", "name": "schedule.b"}})),
+            ),
+            "generation generic has none",
+            "write target.http",
+        ),
+        (
+            with_app(
+                &json!({"generation": "generic"}),
+                startup(&json!({"target": {"http": null, "bean": {"module": "m", "name": "startup.b"}}})),
+            ),
+            "the target bean is one of CabloyJS",
+            "write target.http",
+        ),
+        (app(&json!({"generation": "generic", "beanPath": "/run"})), "spec.app", "generation generic has none"),
+        (app(&json!({"beanPath": "run"})), "spec.app.beanPath", "begins with '/'"),
         (
             startup(&json!({"target": {"http": null, "queue": {"module": "m", "queueName": "q"}}})),
             "spec.startups[0]",

@@ -85,6 +85,9 @@ fn everything() -> Value {
         }, {
             "name": "refresh", "every": "30s",
             "target": { "broadcast": { "module": "shop-report", "broadcastName": "refresh", "subdomain": "t1" } },
+        }, {
+            "name": "sync", "every": "1m", "instances": ["", "north"],
+            "target": { "bean": { "module": "shop-report", "name": "schedule.sync", "data": { "limit": 10 } } },
         }],
         "startups": [
             { "name": "migrate", "target": { "http": { "path": "/api/shop/migrate" } } },

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use cabloy_crds::{
     files,
+    names::DEFAULT_BEAN_PATH,
     resource::{Agent, CabloyClusterSpec, DeletionPolicy, Election, Generation, NativeSchedules, OnRedisChange, Scope},
 };
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -277,6 +278,18 @@ fn check_app(app: &cabloy_crds::resource::App, refusals: &mut Vec<Refusal>) {
     }
     if app.health_path.as_deref().is_some_and(|path| !is_path(path)) {
         refusals.push(Refusal::invalid("app.healthPath", "must be a path that begins with '/', such as /healthz"));
+    }
+    if app.bean_path.as_deref().is_some_and(|path| !is_path(path)) {
+        refusals.push(Refusal::invalid(
+            "app.beanPath",
+            format!("must be a path that begins with '/', such as {DEFAULT_BEAN_PATH}"),
+        ));
+    }
+    if app.bean_path.is_some() && app.generation == Generation::Generic {
+        refusals.push(Refusal::invalid(
+            "app.beanPath",
+            "is the route of CabloyJS' integration module, and generation generic has none: remove it, or set another app.generation",
+        ));
     }
     if !app.config_from.is_empty() && app.generation != Generation::V4 {
         refusals.push(Refusal::invalid(

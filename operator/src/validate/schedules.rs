@@ -8,7 +8,6 @@ use cabloy_crds::{
     files,
     resource::{CatchUp, Retry, Schedule, Scope, Startup},
 };
-use serde_json::Value;
 
 use super::{
     Refusal, is_label,
@@ -40,7 +39,7 @@ pub(super) fn resolve(
     check_names("startups", startups.iter().map(|task| task.name.as_str()), refusals);
     check_order(startups, refusals);
     let schedules = schedules.iter().filter_map(|one| schedule(context, one, refusals)).collect();
-    let startups = startups.iter().filter_map(|one| startup(one, refusals)).collect();
+    let startups = startups.iter().filter_map(|one| startup(context, one, refusals)).collect();
     (schedules, startups)
 }
 
@@ -123,20 +122,6 @@ fn schedule(context: &Context, schedule: &Schedule, refusals: &mut Vec<Refusal>)
     if window.is_some_and(|window| window > LONGEST_WINDOW) {
         refuse(Refusal::invalid(field("catchUp.window"), format!("must be at most {LONGEST_WINDOW}")));
     }
-    match instances {
-        None => {}
-        Some(Value::String(word)) if word == "Default" => {}
-        Some(Value::String(word)) if word == "All" => {
-            refuse(Refusal::unsupported(field("instances"), "only Default is supported yet: remove it"));
-        }
-        Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
-            refuse(Refusal::unsupported(field("instances"), "only Default is supported yet: remove it"));
-        }
-        Some(_) => refuse(Refusal::invalid(
-            field("instances"),
-            "must be Default, All, or a list of subdomains: remove it for Default",
-        )),
-    }
     if takes_over.is_some() {
         refuse(Refusal::unsupported(
             field("takesOver"),
@@ -144,7 +129,7 @@ fn schedule(context: &Context, schedule: &Schedule, refusals: &mut Vec<Refusal>)
         ));
     }
     let retry = retry(retries.as_ref(), DEFAULT_RETRY, &field, refusals);
-    let target = targets::of_schedule(context, called, &field, refusals);
+    let target = targets::of_schedule(context, called, instances.as_ref(), &field, refusals);
     (refusals.len() == before).then_some(())?;
     Some(files::Schedule {
         name: name.clone(),
@@ -176,7 +161,7 @@ fn resolved_catch_up(catch_up: Option<&CatchUp>) -> files::CatchUp {
     }
 }
 
-fn startup(task: &Startup, refusals: &mut Vec<Refusal>) -> Option<files::Startup> {
+fn startup(context: &Context, task: &Startup, refusals: &mut Vec<Refusal>) -> Option<files::Startup> {
     let before = refusals.len();
     let Startup { name, scope, revision, after, gate, timeout, retry: retries, target: called } = task;
     let field = |part: &str| format!("startups[{name}].{part}");
@@ -193,7 +178,7 @@ fn startup(task: &Startup, refusals: &mut Vec<Refusal>) -> Option<files::Startup
     }
     let default_retry = files::Retry { limit: DEFAULT_STARTUP_RETRIES, ..DEFAULT_RETRY };
     let retry = retry(retries.as_ref(), default_retry, &field, refusals);
-    let target = targets::of_startup(called, &field, refusals);
+    let target = targets::of_startup(context, called, &field, refusals);
     (refusals.len() == before).then_some(())?;
     Some(files::Startup {
         name: name.clone(),

@@ -2,14 +2,18 @@
 
 use cabloy_crds::{
     files,
-    names::{BROADCAST_ROLE, DEFAULT_CONNECTION, QUEUE_ROLE},
-    resource::{App, Backoff, BroadcastTarget, Generation, HttpTarget, JobOptions, QueueTarget, Target},
+    names::{BROADCAST_ROLE, DEFAULT_BEAN_PATH, DEFAULT_CONNECTION, QUEUE_ROLE},
+    resource::{App, Backoff, BeanTarget, BroadcastTarget, Generation, HttpTarget, JobOptions, QueueTarget, Target},
 };
+use serde_json::Value;
 
 use super::{Refusal, ResolvedRole, is_path};
 
 /// The longest name; Redis would take longer ones.
 const MAX_NAME: usize = 128;
+
+/// The longest list of instances: the body that names them is to stay small.
+const MAX_INSTANCES: usize = 256;
 
 /// What targets are resolved by.
 pub(super) struct Context<'a> {
@@ -26,40 +30,46 @@ impl<F: Fn(&str) -> String> Field for F {}
 pub(super) fn of_schedule(
     context: &Context,
     target: &Target,
+    instances: Option<&Value>,
     field: &impl Field,
     refusals: &mut Vec<Refusal>,
 ) -> Option<files::Target> {
     let Target { http, bean, queue, broadcast } = check_one(target, field, refusals);
-    if bean.is_some() {
-        refusals.push(Refusal::unsupported(
-            field("target.bean"),
-            "is not supported yet: write target.http with a route of the app",
-        ));
+    let instances = instances_of(instances, field, refusals);
+    if instances != files::Instances::default() && bean.is_none() {
+        let instead = if queue.is_some() || broadcast.is_some() {
+            "remove it, and write the one instance as the target's subdomain"
+        } else {
+            "remove it, or write target.bean"
+        };
+        refusals.push(Refusal::invalid(field("instances"), format!("goes with target.bean alone: {instead}")));
     }
     http.as_ref()
         .map(|it| resolve_http(it, field, refusals))
+        .or_else(|| bean.as_ref().and_then(|it| resolve_bean(context, it, instances, field, refusals)))
         .or_else(|| queue.as_ref().and_then(|it| resolve_queue(context, it, field, refusals)))
         .or_else(|| broadcast.as_ref().and_then(|it| resolve_broadcast(context, it, field, refusals)))
 }
 
 /// Resolves the target of a startup task.
-pub(super) fn of_startup(target: &Target, field: &impl Field, refusals: &mut Vec<Refusal>) -> Option<files::Target> {
+pub(super) fn of_startup(
+    context: &Context,
+    target: &Target,
+    field: &impl Field,
+    refusals: &mut Vec<Refusal>,
+) -> Option<files::Target> {
     let Target { http, bean, queue, broadcast } = check_one(target, field, refusals);
-    if bean.is_some() {
-        refusals.push(Refusal::unsupported(
-            field("target.bean"),
-            "is not supported yet: write target.http with a route of the app",
-        ));
-    }
     for (name, written) in [("queue", queue.is_some()), ("broadcast", broadcast.is_some())] {
         if written {
             refusals.push(Refusal::invalid(
                 field(&format!("target.{name}")),
-                "a startup task is done when its work is, which a queue or a broadcast does not tell: write target.http",
+                "a startup task is done when its work is, which a queue or a broadcast does not tell: write target.http or target.bean",
             ));
         }
     }
-    http.as_ref().map(|it| resolve_http(it, field, refusals))
+    http.as_ref().map(|it| resolve_http(it, field, refusals)).or_else(|| {
+        bean.as_ref().and_then(|it| resolve_bean(context, it, files::Instances::default(), field, refusals))
+    })
 }
 
 fn check_one<'a>(target: &'a Target, field: &impl Field, refusals: &mut Vec<Refusal>) -> &'a Target {
@@ -85,6 +95,61 @@ fn resolve_http(http: &HttpTarget, field: &impl Field, refusals: &mut Vec<Refusa
         method: method.unwrap_or_default(),
         body: body.clone(),
     })
+}
+
+fn resolve_bean(
+    context: &Context,
+    bean: &BeanTarget,
+    instances: files::Instances,
+    field: &impl Field,
+    refusals: &mut Vec<Refusal>,
+) -> Option<files::Target> {
+    let BeanTarget { module, name, data } = bean;
+    let field = |part: &str| field(&format!("target.bean{part}"));
+    check_name(field(".module"), module, refusals);
+    check_name(field(".name"), name, refusals);
+    if context.app.generation == Generation::Generic {
+        refusals.push(generic(field("")));
+        return None;
+    }
+    Some(files::Target::Bean(files::BeanTarget {
+        path: context.app.bean_path.clone().unwrap_or_else(|| DEFAULT_BEAN_PATH.to_owned()),
+        module: module.clone(),
+        name: name.clone(),
+        data: data.clone(),
+        instances,
+    }))
+}
+
+/// A word or a list, which the schema does not check.
+fn instances_of(written: Option<&Value>, field: &impl Field, refusals: &mut Vec<Refusal>) -> files::Instances {
+    let Some(written) = written else { return files::Instances::default() };
+    let field = field("instances");
+    let Ok(instances) = serde_json::from_value(written.clone()) else {
+        refusals.push(Refusal::invalid(
+            field,
+            "must be Default, All, or a list of subdomains such as [north, south]: remove it for Default",
+        ));
+        return files::Instances::default();
+    };
+    if let files::Instances::Listed(list) = &instances {
+        if list.is_empty() || list.len() > MAX_INSTANCES {
+            refusals.push(Refusal::invalid(
+                field.clone(),
+                format!("must name 1 to {MAX_INSTANCES} subdomains: for more of them write All"),
+            ));
+        }
+        for (index, subdomain) in list.iter().enumerate() {
+            check_subdomain(format!("{field}[{index}]"), subdomain, refusals);
+            if list[..index].contains(subdomain) {
+                refusals.push(Refusal::invalid(
+                    format!("{field}[{index}]"),
+                    format!("{subdomain} is there twice: remove it"),
+                ));
+            }
+        }
+    }
+    instances
 }
 
 fn resolve_queue(
@@ -167,6 +232,13 @@ fn resolve_broadcast(
     }))
 }
 
+fn generic(field: String) -> Refusal {
+    Refusal::invalid(
+        field,
+        "is one of CabloyJS, and generation generic has none: write target.http, or another app.generation",
+    )
+}
+
 /// The role that the app itself uses for what it calls `name`.
 fn role(context: &Context, name: &str, field: String, refusals: &mut Vec<Refusal>) -> Option<String> {
     let role = match context.app.generation {
@@ -174,10 +246,7 @@ fn role(context: &Context, name: &str, field: String, refusals: &mut Vec<Refusal
         // It has one connection for all.
         Generation::Vona => DEFAULT_CONNECTION,
         Generation::Generic => {
-            refusals.push(Refusal::invalid(
-                field,
-                "is one of CabloyJS, and generation generic has none: write target.http, or another app.generation",
-            ));
+            refusals.push(generic(field));
             return None;
         }
     };

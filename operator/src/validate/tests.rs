@@ -1,4 +1,7 @@
-use cabloy_crds::resource::{CatchUpPolicy, Overlap};
+use cabloy_crds::{
+    resource::{CatchUpPolicy, Overlap},
+    vocabulary::InstanceSet,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -124,6 +127,11 @@ fn targets_that_cannot_be_are_refused() {
     };
     let queue = |over: Value| of("queue", json!({ "module": "m", "queueName": "n" }), over);
     let broadcast = |over: Value| of("broadcast", json!({ "module": "m", "broadcastName": "n" }), over);
+    let bean = |over: Value| of("bean", json!({ "module": "m", "name": "schedule.n" }), over);
+    let instances = |mut over: Value, instances: Value| {
+        over["schedules"][0]["instances"] = instances;
+        over
+    };
     let elsewhere = |mut over: Value| {
         over["redis"] =
             json!({ "connections": { "b": { "host": "b" } }, "roles": { "redlock": { "connection": "b" } } });
@@ -154,6 +162,27 @@ fn targets_that_cannot_be_are_refused() {
         (elsewhere(broadcast(json!({}))), "Invalid", "schedules[s].target.broadcast"),
         (generic(queue(json!({}))), "Invalid", "schedules[s].target.queue"),
         (generic(broadcast(json!({}))), "Invalid", "schedules[s].target.broadcast"),
+        (generic(bean(json!({}))), "Invalid", "schedules[s].target.bean"),
+        (bean(json!({ "module": "" })), "Invalid", "schedules[s].target.bean.module"),
+        (bean(json!({ "name": "a b" })), "Invalid", "schedules[s].target.bean.name"),
+        (instances(bean(json!({})), json!(5)), "Invalid", "schedules[s].instances"),
+        (instances(bean(json!({})), json!("north")), "Invalid", "schedules[s].instances"),
+        (instances(bean(json!({})), json!([])), "Invalid", "schedules[s].instances"),
+        (instances(bean(json!({})), json!(["north", "a b"])), "Invalid", "schedules[s].instances[1]"),
+        (instances(bean(json!({})), json!(["north", "", "north"])), "Invalid", "schedules[s].instances[2]"),
+        (instances(queue(json!({})), json!("All")), "Invalid", "schedules[s].instances"),
+        (instances(broadcast(json!({})), json!(["a"])), "Invalid", "schedules[s].instances"),
+        (schedule(&json!({ "instances": "All" })), "Invalid", "schedules[s].instances"),
+        (json!({ "app": { "name": "shop", "generation": "generic", "beanPath": "/run" } }), "Invalid", "app.beanPath"),
+        (json!({ "app": { "name": "shop", "generation": "v4", "beanPath": "run" } }), "Invalid", "app.beanPath"),
+        (
+            json!({
+                "app": { "name": "shop", "generation": "generic" },
+                "startups": [{ "name": "a", "target": { "bean": { "module": "m", "name": "n" } } }],
+            }),
+            "Invalid",
+            "startups[a].target.bean",
+        ),
         (broadcast(json!({ "module": "" })), "Invalid", "schedules[s].target.broadcast.module"),
         (broadcast(json!({ "broadcastName": "a b" })), "Invalid", "schedules[s].target.broadcast.broadcastName"),
         (broadcast(json!({ "subdomain": "~" })), "Invalid", "schedules[s].target.broadcast.subdomain"),
@@ -204,15 +233,7 @@ fn what_is_refused_names_the_field_and_the_remedy() {
             "Invalid",
             "schedules[s].catchUp.window",
         ),
-        (schedule(&json!({ "instances": "All" })), "NotSupportedYet", "schedules[s].instances"),
-        (schedule(&json!({ "instances": ["a"] })), "NotSupportedYet", "schedules[s].instances"),
-        (schedule(&json!({ "instances": 5 })), "Invalid", "schedules[s].instances"),
         (schedule(&json!({ "takesOver": "a.b" })), "NotSupportedYet", "schedules[s].takesOver"),
-        (
-            schedule(&json!({ "target": { "bean": { "module": "m", "name": "n" } } })),
-            "NotSupportedYet",
-            "schedules[s].target.bean",
-        ),
         (connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })), "Invalid", "redis.roles.queue.connection"),
         (schedule(&json!({ "target": {} })), "Invalid", "schedules[s].target"),
         (
@@ -372,4 +393,30 @@ fn targets_are_named_as_the_app_of_that_generation_names_them() {
     assert_eq!(named("v4", ""), texts("-||shop-report||render", "queue", "broadcast"));
     assert_eq!(named("v4", "t1"), texts("t1||shop-report||render", "queue", "broadcast"));
     assert_eq!(named("vona", ""), texts("-||shop-report.queue.render", "default", "default"));
+}
+
+#[test]
+fn beans_are_run_by_the_module_of_the_app_for_the_instances_that_are_named() {
+    let of = |app: Value, instances: Value| {
+        let bean = json!({ "bean": { "module": "shop-report", "name": "schedule.nightly", "data": { "limit": 10 } } });
+        let validated = sound(&json!({
+            "app": app,
+            "schedules": [{ "name": "s", "every": "30s", "instances": instances, "target": bean }],
+            "startups": [{ "name": "t", "target": bean }],
+        }));
+        let targets = [validated.schedules[0].target.clone(), validated.startups[0].target.clone()];
+        let [files::Target::Bean(schedule), files::Target::Bean(startup)] = targets else { panic!("{targets:?}") };
+        assert_eq!((&*schedule.module, &*schedule.name), ("shop-report", "schedule.nightly"));
+        assert_eq!(schedule.data, Some(json!({ "limit": 10 })));
+        assert_eq!((&schedule.path, &startup.instances), (&startup.path, &files::Instances::default()));
+        (schedule.path, schedule.instances)
+    };
+    let v4 = json!({ "name": "shop", "generation": "v4" });
+    let (path, instances) = of(v4.clone(), json!(null));
+    assert_eq!((&*path, instances), ("/api/cabloy/agent/run", files::Instances::default()));
+    assert_eq!(of(v4.clone(), json!("Default")).1, files::Instances::default());
+    assert_eq!(of(v4.clone(), json!("All")).1, files::Instances::Set(InstanceSet::All));
+    assert_eq!(of(v4, json!(["", "north"])).1, files::Instances::Listed(vec![String::new(), "north".into()]));
+    let vona = json!({ "name": "shop", "generation": "vona", "beanPath": "/v1/cabloy/agent/run" });
+    assert_eq!(of(vona, json!(null)).0, "/v1/cabloy/agent/run");
 }

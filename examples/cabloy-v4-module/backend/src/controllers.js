@@ -1,0 +1,3 @@
+const agent = require('./controller/agent.js');
+
+module.exports = app => ({ agent });
