@@ -440,6 +440,9 @@ pub struct BootFile {
     /// Folders of further configuration, merged below the roles.
     #[serde(default)]
     pub config_from: Vec<String>,
+    /// Whether an app of Vona merges what it is given into its configuration.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub merges_config: bool,
 }
 
 /// Whether somebody may call a trigger or a backfill so.

@@ -92,8 +92,10 @@ pub struct CabloyClusterSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.configFrom) || size(self.configFrom) == 0 || self.generation == 'v4'")
-        .message("configFrom is merged into EGG_APP_CONFIG, which only generation v4 reads: remove it, or set generation to v4"),
+    validation = Rule::new("!has(self.mergesConfig) || !self.mergesConfig || self.generation == 'vona'")
+        .message("mergesConfig is for generation vona: remove it"),
+    validation = Rule::new("!has(self.configFrom) || size(self.configFrom) == 0 || self.generation == 'v4' || (has(self.mergesConfig) && self.mergesConfig)")
+        .message("configFrom is merged into the configuration of generation v4, and of vona with mergesConfig: remove it, or set one of these"),
     validation = Rule::new("!has(self.beanPath) || self.generation != 'generic'")
         .message("beanPath is the route of CabloyJS' integration module, and generation generic has none: remove it, or set another generation")
 )]
@@ -128,9 +130,19 @@ pub struct App {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub config_from: Vec<ConfigSource>,
+    /// Whether the image, of generation vona, declares CABLOY_APP_CONFIG and merges it into its configuration; false if
+    /// left out. Then each role can have a Redis of its own, and configFrom works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merges_config: Option<bool>,
 }
 
 impl App {
+    /// Whether an app of Vona merges what it is given into its configuration.
+    #[must_use]
+    pub fn merges_config(&self) -> bool {
+        self.generation == Generation::Vona && self.merges_config.unwrap_or(false)
+    }
+
     /// The port that the app listens on.
     #[must_use]
     pub fn port(&self) -> u16 {

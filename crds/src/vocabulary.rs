@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Generation {
     /// `CabloyJS` 3 and 4: per-role Redis clients, configured through `EGG_APP_CONFIG`.
     V4,
-    /// `CabloyJS` 5 (Vona): one connection, configured through `REDIS_DEFAULT_*`.
+    /// `CabloyJS` 5 (Vona): one connection, configured through `REDIS_DEFAULT_*`; per-role clients where the app merges its
+    /// configuration.
     Vona,
     /// Any other program: it reads the files itself.
     Generic,

@@ -14,8 +14,20 @@ const EX_CONFIG = 78;
 /** The first egg-core that reads EGG_APP_CONFIG. */
 const EGG_CORE_MIN = [4, 19];
 
-/** What Vona can be told: the variables that its own build declares. */
+/** What any Vona can be told: the variables that its own build declares. */
 const VONA_ENV = ['REDIS_DEFAULT_HOST', 'REDIS_DEFAULT_PORT', 'REDIS_DEFAULT_PASSWORD', 'REDIS_DEFAULT_DB'];
+
+/** What a Vona can be told besides whose build declares this variable, and whose config.ts merges it. */
+const VONA_CONFIG = 'CABLOY_APP_CONFIG';
+
+/** Answered for REDIS_DEFAULT_HOST then: an app that does not merge its configuration after all finds no Redis, rather than a wrong one. */
+const NOT_MERGED = 'cabloy-app-config-is-not-merged.invalid';
+
+/** Clients of Vona whose keys have the client's name and the app's before them. */
+const VONA_PREFIXED = ['default', 'cache', 'io', 'summer', 'model', 'worker'];
+
+/** The environment as it is: `process.env` itself may be made to answer more. */
+const ENV = process.env;
 
 /**
  * The value of each key of a client that decides where it connects to and as whom, where the role's file does not have
@@ -128,7 +140,7 @@ function merge(target, source) {
 }
 
 function readBoot() {
-  const dir = process.env.CABLOY_BOOT_DIR || __dirname;
+  const dir = ENV.CABLOY_BOOT_DIR || __dirname;
   const file = path.join(dir, 'boot.json');
   const boot = expectObject(readJson(file, SEE_STATUS), file, SEE_STATUS);
   const strings = list => Array.isArray(list) && list.every(item => typeof item === 'string' && item !== '');
@@ -139,7 +151,9 @@ function readBoot() {
   if (!['v4', 'vona', 'generic'].includes(boot.generation)) refuse('generation', 'is none of v4, vona, generic');
   if (!strings(boot.roles)) refuse('roles', 'is not a list of names');
   if (boot.configFrom !== undefined && !strings(boot.configFrom)) refuse('configFrom', 'is not a list of folders');
-  return { dir, app: boot.app, generation: boot.generation, roles: boot.roles, configFrom: boot.configFrom || [] };
+  if (boot.mergesConfig !== undefined && typeof boot.mergesConfig !== 'boolean') refuse('mergesConfig', 'is neither true nor false');
+  const { app, generation, roles, configFrom = [], mergesConfig = false } = boot;
+  return { dir, app, generation, roles, configFrom, mergesConfig };
 }
 
 /** The roles' files as they stand, less that secrets are filled in: name → {file, client}, or {file, masters} for redlock. */
@@ -187,10 +201,26 @@ function checkClient(client, file, prefix) {
   }
 }
 
-// ---- CabloyJS v4 ----
+// ---- What the app is told ----
 
-/** A client as egg-redis takes it, with no room for what the image says of its topology. */
-function eggClient(spec, extra) {
+/** What the user says: the variable of the manifest, and then the files of `configFrom`. */
+function userConfig(boot, variable, secrets) {
+  const config = {};
+  const add = (value, where, remedy) => merge(config, withFiles(expectObject(value, where, remedy), where, secrets));
+  if (ENV[variable]) {
+    const where = `environment variable ${variable}`;
+    const remedy = 'correct it in the pod template';
+    add(parseJson(ENV[variable], where, remedy), where, remedy);
+  }
+  for (const folder of boot.configFrom) {
+    const remedy = 'create the Secret that spec.app.configFrom names, with a JSON object under each of its keys';
+    for (const file of regularFiles(folder, remedy)) add(readJson(file, remedy), file, remedy);
+  }
+  return config;
+}
+
+/** A client as ioredis takes it, with no room for what the image says of its topology. */
+function clientOf(spec, extra) {
   const client = Object.assign({}, CLIENT, extra, spec);
   if (client.cluster || client.nodes) {
     client.cluster = true;
@@ -206,48 +236,6 @@ function eggClient(spec, extra) {
   return client;
 }
 
-function eggClients(roles) {
-  const clients = {};
-  for (const [role, { client, masters }] of roles) {
-    if (client) clients[role] = eggClient(client);
-    else masters.forEach((master, i) => { clients[masterName(i)] = eggClient(master, masters.length > 1 ? FAIL_FAST : {}); });
-  }
-  return clients;
-}
-
-const masterName = i => (i === 0 ? 'redlock' : `redlock${i + 1}`);
-
-/** What is to be merged into the app's own configuration: {config, clients, secrets}. */
-function eggConfig(boot) {
-  const secrets = new Set();
-  const config = {};
-
-  const own = process.env.EGG_APP_CONFIG;
-  if (own) {
-    const where = 'environment variable EGG_APP_CONFIG';
-    const remedy = 'correct it in the pod template';
-    merge(config, withFiles(expectObject(parseJson(own, where, remedy), where, remedy), where, secrets));
-  }
-  for (const folder of boot.configFrom) {
-    const remedy = 'create the Secret that spec.app.configFrom names, with a JSON object under each of its keys';
-    for (const file of regularFiles(folder, remedy)) {
-      merge(config, withFiles(expectObject(readJson(file, remedy), file, remedy), file, secrets));
-    }
-  }
-
-  const roles = readRoles(boot, secrets);
-  const clients = eggClients(roles);
-  if (roles.size > 0) merge(config, { redis: { clients } });
-  if (roles.has('redlock')) {
-    const { file, masters } = roles.get('redlock');
-    const names = masters.map((_, i) => masterName(i));
-    const taken = names.slice(1).find(name => roles.has(name));
-    if (taken) throw new Refusal(file, `its masters need the client ${taken}, which is a role too`, 'rename that role in the CabloyCluster');
-    merge(config, { queue: { redlock: { clients: names } } });
-  }
-  return { config, clients, secrets };
-}
-
 /** The files of a mounted Secret, in the order of their names. Kubelet's own entries begin with "..". */
 function regularFiles(folder, remedy) {
   let names;
@@ -260,6 +248,29 @@ function regularFiles(folder, remedy) {
     .filter(file => { try { return fs.statSync(file).isFile(); } catch (_) { return false; } });
   if (files.length === 0) throw new Refusal(folder, 'has no file', remedy);
   return files;
+}
+
+// ---- CabloyJS v4 ----
+
+/** What is to be merged into the app's own configuration: {config, clients, secrets}. */
+function eggConfig(boot) {
+  const secrets = new Set();
+  const config = userConfig(boot, 'EGG_APP_CONFIG', secrets);
+  const roles = readRoles(boot, secrets);
+  const clients = {};
+  for (const [role, { file, client, masters }] of roles) {
+    if (client) {
+      clients[role] = clientOf(client);
+      continue;
+    }
+    const names = masters.map((_, i) => (i === 0 ? 'redlock' : `redlock${i + 1}`));
+    const taken = names.slice(1).find(name => roles.has(name));
+    if (taken) throw new Refusal(file, `its masters need the client ${taken}, which is a role too`, 'rename that role in the CabloyCluster');
+    masters.forEach((master, i) => { clients[names[i]] = clientOf(master, masters.length > 1 ? FAIL_FAST : {}); });
+    merge(config, { queue: { redlock: { clients: names } } });
+  }
+  if (roles.size > 0) merge(config, { redis: { clients } });
+  return { config, clients, secrets };
 }
 
 /** The app's name as CabloyJS reads it. */
@@ -367,12 +378,24 @@ function finish(config, { clients, secrets }) {
 
 /** The declared variables: name → text. */
 function vonaEnv(boot) {
-  const name = process.env.APP_NAME;
+  const name = ENV.APP_NAME;
   if (name && name !== boot.app) {
     throw new Refusal('environment variable APP_NAME', `is "${name}", but the configuration is for the app "${boot.app}"`,
       'make a CabloyCluster with the right spec.app.name');
   }
-  const remedy = 'let all roles share one connection of host, port, password and db in the CabloyCluster: Vona can be told no more';
+  if (!boot.mergesConfig) return vonaDefault(boot);
+  const env = { [VONA_CONFIG]: JSON.stringify(vonaConfig(boot)) };
+  // without role default it is what the clients of no role use
+  if (boot.roles.includes('default')) env.REDIS_DEFAULT_HOST = NOT_MERGED;
+  return env;
+}
+
+const notDeclared = () => new Refusal(`environment variable ${VONA_CONFIG}`, "is not declared in the app's build",
+  'declare it in env/.env and merge it in config.ts (docs/preload.md), or take spec.app.mergesConfig out of the CabloyCluster');
+
+/** One connection for all. */
+function vonaDefault(boot) {
+  const remedy = 'let all roles share one connection of host, port, password and db in the CabloyCluster, for Vona can be told no more, or set spec.app.mergesConfig';
   const roles = readRoles(boot, new Set());
   let base;
   for (const role of ['default'].concat(boot.roles)) {
@@ -393,20 +416,59 @@ function vonaEnv(boot) {
   return result;
 }
 
+/** What config.ts is to merge into its own configuration. */
+function vonaConfig(boot) {
+  const secrets = new Set();
+  const config = userConfig(boot, VONA_CONFIG, secrets);
+  const roles = readRoles(boot, secrets);
+  const clients = {};
+  for (const [name, { file, client, masters }] of roles) {
+    // One master: Vona's redlock gives nothing back of a try that failed, and so with several, once one of them is dead,
+    // those who want the same lock keep it from each other.
+    clients[name] = clientOf(client || masters[0]);
+    if (clients[name].sentinels || clients[name].nodes) {
+      // for these a-redis takes nothing from `base`, and `keyPrefix: true` for the prefix "true"
+      const keyPrefix = VONA_PREFIXED.includes(name) ? `${name}_${boot.app}:` : undefined;
+      clients[name] = Object.assign({ maxRetriesPerRequest: null, enableReadyCheck: false, keyPrefix }, clients[name]);
+    }
+    if (masters) {
+      const { db } = clients[name];
+      if (db > 15) throw new Refusal(file, "[0].db is more than 15, and Vona's locks know no more", 'write a lower db for redis.roles.redlock in the CabloyCluster');
+      // locks are in the database that is said here, whatever that of the connection is
+      merge(config, { modules: { 'a-redlock': { base: { clients: [name], options: { db } } } } });
+    }
+  }
+  if (roles.size > 0) merge(config, { redis: { clients } });
+  // for clients that only the image knows
+  if (clients.default) merge(config, { redis: { base: Object.assign({}, clients.default, { keyPrefix: undefined }) } });
+  return config;
+}
+
 /**
- * Has `process.env` answer VONA_ENV by `read`, once asked. They cannot be enumerated, and so child processes do not
- * inherit them; each of those has a preload of its own.
+ * Has `process.env` answer the declared variables by `read`, once asked. They cannot be enumerated, and so child
+ * processes do not inherit them; each of those has a preload of its own.
  */
-function hookEnv(read) {
-  const hidden = new Set(VONA_ENV);
+function hookEnv(read, checkDeclared) {
+  const hidden = new Set(VONA_ENV.concat(VONA_CONFIG));
+  const asked = new Set();
   let values;
   const valueOf = key => {
     if (!values) values = orExit(read) || {};
     return values[key];
   };
   const isOurs = key => hidden.has(key) && valueOf(key) !== undefined;
+  const ask = key => {
+    // Vona asks for all variables that its build declares at once
+    if (checkDeclared && hidden.has(key) && asked.size === 0 && valueOf(VONA_CONFIG) !== undefined) {
+      process.nextTick(() => orExit(() => { if (!asked.has(VONA_CONFIG)) throw notDeclared(); }));
+    }
+    if (hidden.has(key)) asked.add(key);
+  };
   process.env = new Proxy(process.env, {
-    get: (env, key) => (isOurs(key) ? valueOf(key) : env[key]),
+    get: (env, key) => {
+      ask(key);
+      return isOurs(key) ? valueOf(key) : env[key];
+    },
     has: (env, key) => isOurs(key) || key in env,
     ownKeys: env => Reflect.ownKeys(env).filter(key => !hidden.has(key)),
     getOwnPropertyDescriptor: (env, key) => {
@@ -468,7 +530,8 @@ function start() {
     return now && vonaEnv(now);
   };
 
-  if (isApp(generation)) {
+  const app = isApp(generation);
+  if (app) {
     orExit(() => {
       const v4 = readV4();
       if (v4) {
@@ -481,7 +544,7 @@ function start() {
     });
   }
   if (generation !== 'vona') hookEggCore(readV4);
-  if (generation !== 'v4' && !(boot && boot.roles.length === 0)) hookEnv(readEnv);
+  if (generation !== 'v4' && !(boot && boot.roles.length === 0 && !boot.mergesConfig)) hookEnv(readEnv, app);
 }
 
 start();

@@ -46,6 +46,7 @@ pub(super) fn boot(validated: &Validated) -> serde_json::Result<Boot> {
         generation: validated.app.generation,
         roles: validated.roles.iter().map(|role| role.name.clone()).collect(),
         config_from: (0..validated.config_from.len()).map(|index| format!("{APP_CONFIG_DIR}/{index}")).collect(),
+        merges_config: validated.merges_config,
     };
     let mut files = BTreeMap::from([(BOOT_FILE.to_owned(), to_text(&file)?)]);
     for role in &validated.roles {

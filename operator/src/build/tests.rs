@@ -135,6 +135,13 @@ fn everything_is_written_as_documented() {
     golden("least.yaml", &render(&json!({})));
     golden("vona.yaml", &render(&json!({ "app": { "name": "shop", "generation": "vona" } })));
     golden(
+        "vona-roles.yaml",
+        &render(&json!({
+            "app": { "name": "shop", "generation": "vona", "mergesConfig": true, "configFrom": [{ "secretRef": { "name": "shop-config" } }] },
+            "redis": { "connections": { "a": { "host": "a" }, "b": { "host": "b" } }, "roles": { "default": { "connection": "a" }, "queue": { "connection": "b" } } },
+        })),
+    );
+    golden(
         "generic.yaml",
         &render(
             &json!({ "app": { "name": "shop", "generation": "generic", "healthPath": "/healthz" }, "agent": { "enabled": false } }),

@@ -122,6 +122,8 @@ pub struct Validated {
     pub app: files::App,
     /// Secrets with further configuration of the app.
     pub config_from: Vec<String>,
+    /// Whether an app of Vona merges what it is given into its configuration.
+    pub merges_config: bool,
     /// The workloads.
     pub workloads: Vec<Workload>,
     /// The roles, in the order of their names.
@@ -187,7 +189,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
 
     let default_agent = Agent::default();
     let agent = agent.as_ref().unwrap_or(&default_agent);
-    let roles = roles::resolve(app.generation, redis, &mut refusals, &mut warnings);
+    let roles = roles::resolve(app, redis, &mut refusals, &mut warnings);
     for role in &roles {
         let name = role_config_map(&identity.name, &role.name);
         if name.len() > MAX_NAME {
@@ -231,6 +233,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
             health: health(app.generation, app.health_path.as_deref()),
         },
         config_from: app.config_from.iter().map(|source| source.secret_ref.name.clone()).collect(),
+        merges_config: app.merges_config(),
         workloads,
         roles,
         agent: agent.enabled().then(|| agent_plan(agent)),
@@ -291,10 +294,13 @@ fn check_app(app: &cabloy_crds::resource::App, refusals: &mut Vec<Refusal>) {
             "is the route of CabloyJS' integration module, and generation generic has none: remove it, or set another app.generation",
         ));
     }
-    if !app.config_from.is_empty() && app.generation != Generation::V4 {
+    if app.merges_config == Some(true) && app.generation != Generation::Vona {
+        refusals.push(Refusal::invalid("app.mergesConfig", "is for generation vona: remove it"));
+    }
+    if !app.config_from.is_empty() && app.generation != Generation::V4 && !app.merges_config() {
         refusals.push(Refusal::invalid(
             "app.configFrom",
-            "is merged into EGG_APP_CONFIG, which only generation v4 reads: remove it, or set app.generation to v4",
+            "is merged into the configuration of generation v4, and of vona with mergesConfig: remove it, or set one of these",
         ));
     }
 }

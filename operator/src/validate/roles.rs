@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cabloy_crds::{
     files::{RedisClient, RoleFile, SecretFile},
     names::{BROADCAST_ROLE, DEFAULT_CONNECTION, QUEUE_ROLE, REDLOCK_ROLE, SECRETS_DIR},
-    resource::{Connection, Generation, Redis, Role, SecretKeyRef},
+    resource::{App, Connection, Generation, Redis, Role, SecretKeyRef},
 };
 
 use super::{Masters, Refusal};
@@ -18,6 +18,23 @@ const PASSWORD_FILE: &str = "password";
 
 /// Roles of `CabloyJS` 4 that are configured without being listed.
 const V4_ROLES: &[&str] = &[BROADCAST_ROLE, "cache", "io", "limiter", QUEUE_ROLE, REDLOCK_ROLE];
+
+/// Those of a Vona that is told of more than one connection.
+const VONA_ROLES: &[&str] = &[
+    BROADCAST_ROLE,
+    "cache",
+    DEFAULT_CONNECTION,
+    "io",
+    "limiter",
+    "model",
+    QUEUE_ROLE,
+    REDLOCK_ROLE,
+    "summer",
+    "worker",
+];
+
+/// The databases that locks of Vona can be in.
+const VONA_LOCK_DATABASES: u32 = 16;
 
 /// Roles of all others.
 const OTHER_ROLES: &[&str] = &[DEFAULT_CONNECTION, REDLOCK_ROLE];
@@ -68,9 +85,14 @@ pub fn endpoint(client: &RedisClient) -> String {
     }
 }
 
-/// Resolves all roles that the generation knows or the resource lists, in the order of their names.
+/// Whether all that the app can be told of Redis is the variables `REDIS_DEFAULT_*`.
+pub(super) fn has_one_connection(app: &App) -> bool {
+    app.generation == Generation::Vona && !app.merges_config()
+}
+
+/// Resolves all roles that the app knows or the resource lists, in the order of their names.
 pub(super) fn resolve(
-    generation: Generation,
+    app: &App,
     redis: &Redis,
     refusals: &mut Vec<Refusal>,
     warnings: &mut Vec<String>,
@@ -78,8 +100,9 @@ pub(super) fn resolve(
     for (name, connection) in &redis.connections {
         check_connection(name, connection, refusals);
     }
-    let known = match generation {
+    let known = match app.generation {
         Generation::V4 => V4_ROLES,
+        Generation::Vona if app.merges_config() => VONA_ROLES,
         Generation::Vona | Generation::Generic => OTHER_ROLES,
     };
     // A role that is left out uses the connection named default; without one the image's configuration stays.
@@ -92,8 +115,8 @@ pub(super) fn resolve(
 
     let mut roles = Vec::new();
     for (name, role) in wanted {
-        check_role(generation, name, role, refusals);
-        check_queue(generation, name, role, redis, refusals);
+        check_role(app, name, role, refusals);
+        check_queue(app, name, role, redis, refusals);
         let resolved = match &role.connections {
             Some(connections) => masters(redis, connections, refusals),
             None => client(redis, name, role, refusals).map(|(client, secret)| {
@@ -110,8 +133,10 @@ pub(super) fn resolve(
     if let Some(redlock) = roles.iter().find(|role| role.name == REDLOCK_ROLE) {
         check_redlock(redlock, refusals, warnings);
     }
-    if generation == Generation::Vona {
-        check_vona(&roles, refusals);
+    if has_one_connection(app) {
+        check_one_connection(&roles, refusals);
+    } else if app.generation == Generation::Vona {
+        check_vona_locks(&roles, refusals, warnings);
     }
     roles
 }
@@ -171,7 +196,7 @@ fn check_address(host: Option<&str>, port: Option<i32>, field: &impl Fn(&str) ->
     }
 }
 
-fn check_role(generation: Generation, name: &str, role: &Role, refusals: &mut Vec<Refusal>) {
+fn check_role(app: &App, name: &str, role: &Role, refusals: &mut Vec<Refusal>) {
     let field = |part: &str| format!("redis.roles.{name}.{part}");
     let Role { connection, connections, host, port, db, username, password_secret_ref, tls, key_prefix } = role;
     let inline = host.is_some()
@@ -209,19 +234,19 @@ fn check_role(generation: Generation, name: &str, role: &Role, refusals: &mut Ve
             "cannot be used on this role, whose keys CabloyJS names itself: remove it",
         ));
     }
-    if generation == Generation::Vona && !OTHER_ROLES.contains(&name) {
+    if has_one_connection(app) && !OTHER_ROLES.contains(&name) {
         refusals.push(Refusal::invalid(
             format!("redis.roles.{name}"),
-            "Vona takes one connection for all it does: remove the role, and write its server at redis.connections.default",
+            "Vona takes one connection for all it does: remove the role, and write its server at redis.connections.default, or have the app merge its configuration and set app.mergesConfig",
         ));
     }
 }
 
 /// The keys of a queue are named by CabloyJS, without what would keep them on one node of a Redis Cluster.
-fn check_queue(generation: Generation, name: &str, role: &Role, redis: &Redis, refusals: &mut Vec<Refusal>) {
-    let has_queues = match generation {
-        Generation::V4 => name == QUEUE_ROLE,
-        Generation::Vona => name == DEFAULT_CONNECTION,
+fn check_queue(app: &App, name: &str, role: &Role, redis: &Redis, refusals: &mut Vec<Refusal>) {
+    let has_queues = match app.generation {
+        Generation::Vona if has_one_connection(app) => name == DEFAULT_CONNECTION,
+        Generation::V4 | Generation::Vona => name == QUEUE_ROLE,
         Generation::Generic => false,
     };
     let connection = redis.connections.get(role.connection.as_deref().unwrap_or(DEFAULT_CONNECTION));
@@ -364,18 +389,36 @@ fn check_redlock(redlock: &ResolvedRole, refusals: &mut Vec<Refusal>, warnings: 
     }
 }
 
+/// Locks of Vona are on one master, in a database that its redlock is told; see the preload.
+fn check_vona_locks(roles: &[ResolvedRole], refusals: &mut Vec<Refusal>, warnings: &mut Vec<String>) {
+    let Some(redlock) = roles.iter().find(|role| role.name == REDLOCK_ROLE) else { return };
+    let [first, others @ ..] = redlock.clients() else { return };
+    if first.db >= VONA_LOCK_DATABASES {
+        refusals.push(Refusal::invalid(
+            "redis.roles.redlock",
+            format!("locks of Vona cannot be in database {}: write a db from 0 to 15 for its first master", first.db),
+        ));
+    }
+    if !others.is_empty() {
+        warnings.push(format!(
+            "redis.roles.redlock: agents use all masters; the app's own locks are on the first alone, {}, for those of Vona do not bear the loss of one of several",
+            endpoint(first)
+        ));
+    }
+}
+
 /// The environment of Vona names one server; see the preload.
-fn check_vona(roles: &[ResolvedRole], refusals: &mut Vec<Refusal>) {
+fn check_one_connection(roles: &[ResolvedRole], refusals: &mut Vec<Refusal>) {
     let mut clients = roles.iter().flat_map(|role| role.clients().iter().map(move |client| (&role.name, client)));
     let Some((first_name, first)) = clients.next() else { return };
     for (name, client) in std::iter::once((first_name, first)).chain(clients) {
         let refused = if client.username.is_some() {
-            Some("a user name cannot be told to Vona: use a server where the default user has the password".to_owned())
+            Some("a user name cannot be told to Vona: use a server where the default user has the password, or set app.mergesConfig".to_owned())
         } else if client.key_prefix.is_some() {
-            Some("a key prefix cannot be told to Vona: remove it".to_owned())
+            Some("a key prefix cannot be told to Vona: remove it, or set app.mergesConfig".to_owned())
         } else if client != first {
             Some(format!(
-                "Vona takes one connection, and this is not the one of role {first_name}: let both use the same server, db and password"
+                "Vona takes one connection, and this is not the one of role {first_name}: let both use the same server, db and password, or have the app merge its configuration and set app.mergesConfig"
             ))
         } else {
             None

@@ -7,7 +7,7 @@ use cabloy_crds::{
 };
 use serde_json::Value;
 
-use super::{Refusal, ResolvedRole, is_path};
+use super::{Refusal, ResolvedRole, is_path, roles::has_one_connection};
 
 /// The longest name; Redis would take longer ones.
 const MAX_NAME: usize = 128;
@@ -242,9 +242,8 @@ fn generic(field: String) -> Refusal {
 /// The role that the app itself uses for what it calls `name`.
 fn role(context: &Context, name: &str, field: String, refusals: &mut Vec<Refusal>) -> Option<String> {
     let role = match context.app.generation {
-        Generation::V4 => name,
-        // It has one connection for all.
-        Generation::Vona => DEFAULT_CONNECTION,
+        Generation::Vona if has_one_connection(context.app) => DEFAULT_CONNECTION,
+        Generation::V4 | Generation::Vona => name,
         Generation::Generic => {
             refusals.push(generic(field));
             return None;

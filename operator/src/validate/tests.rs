@@ -267,6 +267,7 @@ fn what_is_refused_names_the_field_and_the_remedy() {
             "Invalid",
             "app.configFrom",
         ),
+        (json!({ "app": { "name": "shop", "generation": "v4", "mergesConfig": true } }), "Invalid", "app.mergesConfig"),
     ];
     assert_refused(cases);
 }
@@ -296,6 +297,35 @@ fn vona_takes_one_connection() {
         json!({ "default": { "host": "a", "username": "u", "passwordSecretRef": { "name": "s", "key": "k" } } });
     assert!(message(json!({ "connections": with_user })).contains("user name"));
     sound(&vona(json!({ "connections": connections, "roles": { "redlock": { "connection": "c" } } })));
+}
+
+#[test]
+fn vona_that_merges_its_configuration_takes_any_number_of_connections() {
+    let app = json!({ "name": "shop", "generation": "vona", "mergesConfig": true, "configFrom": [{ "secretRef": { "name": "shop-config" } }] });
+    let vona = |redis: Value| json!({ "app": app, "redis": redis });
+    let connections = json!({
+        "default": { "host": "a", "username": "u", "passwordSecretRef": { "name": "s", "key": "k" } },
+        "b": { "host": "b", "db": 3 }, "c": { "host": "c", "db": 3 }, "d": { "host": "d" }, "e": { "host": "e", "db": 16 },
+    });
+    let roles = |redlock: &[&str]| {
+        vona(json!({ "connections": connections, "roles": {
+            "redlock": { "connections": redlock }, "queue": { "connection": "d" }, "cache": { "keyPrefix": "cache_mine:" }, "mine": {},
+        } }))
+    };
+    let same = "a:6379/0";
+    let mut expected: Vec<_> = ["broadcast", "cache", "default", "io", "limiter", "mine", "model", "summer", "worker"]
+        .map(|role| (role, same))
+        .into();
+    expected.insert(7, ("queue", "d:6379/0"));
+    expected.insert(8, ("redlock", "b:6379/3,c:6379/3"));
+    assert_eq!(endpoints(&roles(&["b", "c"])), pairs(&expected));
+    let one = sound(&roles(&["b"]));
+    assert!(one.merges_config && one.warnings.is_empty(), "{one:?}");
+    let several = sound(&roles(&["b", "c", "d"])).warnings;
+    assert!(several[0].contains("on the first alone, b:6379"), "{several:?}");
+    let all = refusals(&roles(&["e"]));
+    assert_eq!(all.len(), 1);
+    assert!(all[0].to_string().contains("cannot be in database 16"), "{}", all[0]);
 }
 
 #[test]
@@ -368,20 +398,20 @@ fn defaults_are_filled_in() {
 
 #[test]
 fn targets_are_named_as_the_app_of_that_generation_names_them() {
-    let targets = |generation: &str, subdomain: &str| -> Vec<files::Target> {
+    let targets = |app: &Value, subdomain: &str| -> Vec<files::Target> {
         let queue =
             json!({ "module": "shop-report", "queueName": "render", "subdomain": subdomain, "data": { "a": 1 } });
         let broadcast = json!({ "module": "shop-report", "broadcastName": "reload", "subdomain": subdomain });
         let schedule = |name: &str, target: Value| json!({ "name": name, "every": "5s", "target": target });
         let validated = sound(&json!({
-            "app": { "name": "shop", "generation": generation },
+            "app": app,
             "schedules": [
                 schedule("q", json!({ "queue": queue })), schedule("b", json!({ "broadcast": broadcast })),
             ],
         }));
         validated.schedules.into_iter().map(|schedule| schedule.target).collect()
     };
-    let named = |generation: &str, subdomain: &str| match &targets(generation, subdomain)[..] {
+    let named = |app: &Value, subdomain: &str| match &targets(app, subdomain)[..] {
         [files::Target::Queue(queue), files::Target::Broadcast(broadcast)] => {
             assert_eq!((&*queue.prefix, &*broadcast.channel), ("bull_shop:queue", "broadcast_shop:"));
             assert_eq!((&*queue.subdomain, &*broadcast.subdomain), (subdomain, subdomain));
@@ -390,9 +420,13 @@ fn targets_are_named_as_the_app_of_that_generation_names_them() {
         other => panic!("{other:?}"),
     };
     let texts = |queue: &str, one: &str, other: &str| (queue.to_owned(), one.to_owned(), other.to_owned());
-    assert_eq!(named("v4", ""), texts("-||shop-report||render", "queue", "broadcast"));
-    assert_eq!(named("v4", "t1"), texts("t1||shop-report||render", "queue", "broadcast"));
-    assert_eq!(named("vona", ""), texts("-||shop-report.queue.render", "default", "default"));
+    let v4 = json!({ "name": "shop", "generation": "v4" });
+    assert_eq!(named(&v4, ""), texts("-||shop-report||render", "queue", "broadcast"));
+    assert_eq!(named(&v4, "t1"), texts("t1||shop-report||render", "queue", "broadcast"));
+    let mut vona = json!({ "name": "shop", "generation": "vona" });
+    assert_eq!(named(&vona, ""), texts("-||shop-report.queue.render", "default", "default"));
+    vona["mergesConfig"] = true.into();
+    assert_eq!(named(&vona, ""), texts("-||shop-report.queue.render", "queue", "broadcast"));
 }
 
 #[test]

@@ -26,7 +26,12 @@ module.exports = appInfo => {
         io: Object.assign({ path: '/image.sock' }, base, { keyPrefix: `io_${appInfo.name}:` }),
       },
     },
-    queue: { redlock: { clients: ['redlock', 'image-redlock'], options: { lockTTL: 30000 } } },
+    queue: {
+      redlock: {
+        clients: ['redlock', 'image-redlock'],
+        options: { driftFactor: 0.01, retryCount: -1, retryDelay: 200, retryJitter: 100, lockTTL: 30000 },
+      },
+    },
     mysql: { clients: { __ebdb: { host: 'image-mysql', password: 'image-password' } } },
     list: ['image', 'image'],
   };
