@@ -130,8 +130,8 @@ pub struct App {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub config_from: Vec<ConfigSource>,
-    /// Whether the image, of generation vona, declares CABLOY_APP_CONFIG and merges it into its configuration; false if
-    /// left out. Then each role can have a Redis of its own, and configFrom works.
+    /// Whether the image, of generation vona, merges what the preload gives it into its configuration; false if left
+    /// out. Then each role can have a Redis of its own, and configFrom works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merges_config: Option<bool>,
 }

@@ -418,9 +418,8 @@ function vonaDefault(boot) {
 
 /** What config.ts is to merge into its own configuration. */
 function vonaConfig(boot) {
-  const secrets = new Set();
-  const config = userConfig(boot, VONA_CONFIG, secrets);
-  const roles = readRoles(boot, secrets);
+  const config = userConfig(boot, VONA_CONFIG, new Set());
+  const roles = readRoles(boot, new Set());
   const clients = {};
   for (const [name, { file, client, masters }] of roles) {
     // One master: Vona's redlock gives nothing back of a try that failed, and so with several, once one of them is dead,

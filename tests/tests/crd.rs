@@ -160,6 +160,7 @@ async fn good_resources_are_admitted() {
     let good = [
         json!({}),
         app(&json!({"name": "Shop_2.x-y", "port": 8080, "healthPath": "/health?deep=1"})),
+        app(&json!({"generation": "vona", "mergesConfig": true, "configFrom": [{"secretRef": {"name": "x"}}]})),
         workload(&json!({"kind": "DaemonSet", "container": "app", "elect": false, "nodeOptions": "--title='x'"})),
         json!({"spec": {"workloads": [{"name": "web"}, {"name": "web", "kind": "StatefulSet"}]}}),
         connection(&json!({"host": "10.0.0.7", "port": 6380, "db": 15})),
@@ -216,8 +217,9 @@ async fn bad_resources_are_refused_with_the_field_and_the_remedy() {
         (
             app(&json!({"generation": "vona", "configFrom": [{"secretRef": {"name": "x"}}]})),
             "spec.app",
-            "set generation to v4",
+            "of vona with mergesConfig",
         ),
+        (app(&json!({"generation": "v4", "mergesConfig": true})), "spec.app", "is for generation vona: remove it"),
         (
             app(&json!({"configFrom": [{"secretRef": {"name": "Not A Name"}}]})),
             "spec.app.configFrom[0].secretRef.name",
