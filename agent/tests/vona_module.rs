@@ -1,0 +1,50 @@
+//! `examples/vona-module` against the types that Vona has published: Vona's own builder, without which no app of it runs,
+//! is not among them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use cabloy_tests::npm;
+use cabloy_tests::process::bound;
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_module_for_vona_fits_the_types_of_vona() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let modules = npm::modules("vona-module");
+    let dir = tempfile::TempDir::with_prefix("cabloy-vona-module-").unwrap();
+    let packages = dir.path().join("node_modules");
+    fs::create_dir(&packages).unwrap();
+    for entry in fs::read_dir(&modules).unwrap() {
+        let entry = entry.unwrap();
+        symlink(entry.path(), packages.join(entry.file_name())).unwrap();
+    }
+    copy(&root.join("client"), &packages.join("cabloy-agent-client"));
+    copy(&root.join("examples/vona-module"), &dir.path().join("module"));
+    for file in ["tsconfig.json", "wrong.ts"] {
+        fs::copy(npm::fixture("vona-module").join(file), dir.path().join(file)).unwrap();
+    }
+
+    let mut command = bound("node");
+    command.arg(modules.join("typescript/bin/tsc")).args(["-p", "."]).current_dir(dir.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let of = |file: &str| said.lines().filter(|line| line.starts_with(file)).collect::<Vec<_>>();
+    assert!(of("module/").is_empty(), "{said}");
+    assert_eq!(of("wrong.ts").len(), 3, "what is wrong is seen: {said}");
+}
