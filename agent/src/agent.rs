@@ -21,7 +21,7 @@ use crate::reload::{self, Config, Places};
 use crate::server::{self, ListenError};
 use crate::shared::{Identity, Shared};
 use crate::signing::Signing;
-use crate::{gate, health};
+use crate::{gate, guard, health};
 
 /// How long a drain may take before it is answered all the same.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -85,6 +85,8 @@ impl Agent {
         parts.spawn(server::serve_status(status, Arc::clone(&shared), end.clone()));
         parts.spawn(server::serve_control(control, drain.clone(), end.clone()));
         parts.spawn(follow_files(Arc::clone(&shared), app, electors.clone(), end_election.clone(), end.clone()));
+        parts.spawn(guard::presence::show_presence(Arc::clone(&shared), end.clone()));
+        parts.spawn(guard::guard_schedules(Arc::clone(&shared), end.clone()));
         parts.spawn(lead(Arc::clone(&shared), drain.released.clone(), calls.clone(), end.clone()));
 
         stop.cancelled().await;

@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use cabloy_crds::agent_status::AppFailure;
 use cabloy_crds::files::{self, Health, HttpTarget, Target};
 use cabloy_crds::vocabulary::{Generation, Method};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -126,10 +127,14 @@ pub enum Unhealthy {
 }
 
 impl Unhealthy {
-    /// Whether nothing listens: the app is down, and asking twice would say no more.
+    /// Which kind of failure it is.
     #[must_use]
-    pub fn is_down(&self) -> bool {
-        matches!(self, Self::Call(CallError::Connect { .. }))
+    pub fn kind(&self) -> AppFailure {
+        match self {
+            Self::Call(CallError::Connect { .. }) => AppFailure::Down,
+            Self::Call(_) | Self::Timeout => AppFailure::NoAnswer,
+            Self::Status(_) => AppFailure::BadAnswer,
+        }
     }
 }
 

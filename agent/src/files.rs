@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use cabloy_crds::agent_status::Problem;
 use cabloy_crds::files::{
-    AgentFile, BeanTarget, BroadcastTarget, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Schedule, Target,
-    is_manual_id,
+    AgentFile, BeanTarget, BroadcastTarget, Guard, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Schedule,
+    Target, is_manual_id,
 };
 use cabloy_crds::names::{AGENT_FILE, REDLOCK_ROLE, role_file};
 use cabloy_crds::vocabulary::{Generation, Scope};
@@ -97,7 +97,8 @@ pub fn load(dir: &Path) -> Result<(Loaded, Vec<PathBuf>), Bad> {
     }
     let role_name = role_file(REDLOCK_ROLE);
     let clients = roles.get(REDLOCK_ROLE).cloned().unwrap_or_default();
-    let used: BTreeSet<&str> = file.schedules.iter().filter_map(|schedule| schedule.target.role()).collect();
+    let mut used: BTreeSet<&str> = file.schedules.iter().filter_map(|schedule| schedule.target.role()).collect();
+    used.extend(file.guard.iter().flat_map(|guard| [guard.role.as_str(), guard.startups.role.as_str()]));
     let of_targets = used.iter().filter_map(|role| roles.get(*role)).flatten();
     let secrets: BTreeSet<_> = secret_files(clients.iter().chain(of_targets)).collect();
     let secrets: Vec<_> = secrets.into_iter().collect();
@@ -108,7 +109,9 @@ pub fn load(dir: &Path) -> Result<(Loaded, Vec<PathBuf>), Bad> {
     problems.extend(missing.into_iter().filter_map(Result::err));
     let mut servers = BTreeMap::new();
     for role in used {
-        match server(role, roles.get(role)) {
+        // The keys of startup flags are named in full.
+        let prefixed = file.guard.as_ref().is_some_and(|guard| guard.startups.role == role && guard.role != role);
+        match server(role, roles.get(role), prefixed) {
             Ok(server) => _ = servers.insert(role.to_owned(), server),
             Err(problem) => problems.push(problem),
         }
@@ -191,12 +194,12 @@ fn master(client: &RedisClient, field: &str) -> Result<Master, Problem> {
     })
 }
 
-/// The one server of a role that targets go through.
-fn server(role: &str, clients: Option<&Vec<RedisClient>>) -> Result<Master, Problem> {
+/// The one server of a role that targets or the guard go through. A key prefix may be there only where it is known of.
+fn server(role: &str, clients: Option<&Vec<RedisClient>>, prefixed: bool) -> Result<Master, Problem> {
     let name = role_file(role);
     match clients.map(Vec::as_slice) {
-        None => Err(problem("MissingFile", format!("a schedule needs the Redis of role {role}"), name)),
-        Some([client]) if client.key_prefix.as_deref().is_none_or(str::is_empty) => master(client, &name),
+        None => Err(problem("MissingFile", format!("a schedule or the guard needs the Redis of role {role}"), name)),
+        Some([client]) if prefixed || client.key_prefix.as_deref().is_none_or(str::is_empty) => master(client, &name),
         Some([_]) => {
             let message = "keyPrefix: CabloyJS names the keys of this role itself, so there can be none";
             Err(problem("InvalidFile", message.to_owned(), name))
@@ -206,9 +209,11 @@ fn server(role: &str, clients: Option<&Vec<RedisClient>>) -> Result<Master, Prob
 }
 
 fn check_masters(file: &AgentFile, clients: &[RedisClient], name: &str) -> Option<Problem> {
-    let needed = !file.schedules.is_empty() || file.startups.iter().any(|task| task.scope == Scope::Cluster);
+    let tasks = file.startups.iter().any(|task| task.scope == Scope::Cluster);
+    let needed = !file.schedules.is_empty() || tasks || file.guard.is_some();
     if needed && clients.is_empty() {
-        let message = "schedules and startup tasks of scope Cluster need a leader, and no Redis is named to elect it";
+        let message =
+            "schedules, startup tasks of scope Cluster and the guard need a leader, and no Redis is named to elect it";
         return Some(problem("MissingFile", message.to_owned(), name));
     }
     let places: BTreeSet<_> = clients.iter().map(|it| (&it.host, it.port, it.db)).collect();
@@ -265,6 +270,9 @@ fn check(file: &AgentFile) -> Vec<Problem> {
             wrong(field(".target"), "only a call to the app tells when a task is done: write http or bean");
         }
     }
+    for (field, message) in file.guard.iter().flat_map(check_guard) {
+        wrong(format!("guard{field}"), message);
+    }
     for name in endless(file) {
         wrong(format!("startups.{name}.after"), "it names a task that is not there, or leads back to itself");
     }
@@ -282,6 +290,23 @@ fn check_by_hand(schedule: &Schedule) -> Vec<Wrong> {
     let mut wrong: Vec<_> = ids.filter(|id| !is_manual_id(id)).map(|_| (".triggers, .backfills", id)).collect();
     wrong.extend(reversed.then_some((".backfills", "write a time in to that is after the one in from")));
     wrong
+}
+
+fn check_guard(guard: &Guard) -> Vec<Wrong> {
+    let Guard { prefix, queue, startups, .. } = guard;
+    only_bad([
+        (prefix.is_empty(), ".prefix", "write the prefix of the app's queues, such as bull_shop:queue"),
+        (
+            !queue.starts_with("||") || queue.contains(':'),
+            ".queue",
+            "write what comes after the instance in the name of a queue of schedules: ||a-base||schedule",
+        ),
+        (
+            !startups.keys.contains(":a-base:startupDebounce:"),
+            ".startups.keys",
+            "write a pattern of the keys of startup flags, such as cache_shop:*:a-base:startupDebounce:*",
+        ),
+    ])
 }
 
 fn check_call(name: &str, timeout_ms: u64, retry: &Retry) -> Vec<Wrong> {
@@ -571,7 +596,7 @@ mod tests {
         }
         assert!(
             found(&|_| (), None)
-                .contains("MissingFile a schedule needs the Redis of role queue redis/queue/client.json")
+                .contains("MissingFile a schedule or the guard needs the Redis of role queue redis/queue/client.json")
         );
         let prefixed = json!({"host": "q", "port": 1, "db": 0, "keyPrefix": "x:"});
         assert!(found(&|_| (), Some(prefixed)).contains("keyPrefix"));

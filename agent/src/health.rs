@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cabloy_crds::agent_status::AppStatus;
+use cabloy_crds::agent_status::{AppFailure, AppStatus};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -18,13 +18,14 @@ const CALM: Duration = Duration::from_secs(5);
 const FAILURES: u32 = 3;
 
 /// What a check says about an app of which `status` was known, and how many checks have failed in a row.
-fn judge(status: &AppStatus, failures: u32, check: Result<(), (bool, String)>) -> (AppStatus, u32) {
+fn judge(status: &AppStatus, failures: u32, check: Result<(), (AppFailure, String)>) -> (AppStatus, u32) {
     match check {
-        Ok(()) => (AppStatus { healthy: true, message: None }, 0),
-        Err((down, message)) => {
+        Ok(()) => (AppStatus { healthy: true, ..AppStatus::default() }, 0),
+        Err((failure, message)) => {
             let failures = failures.saturating_add(1);
-            let healthy = status.healthy && !down && failures < FAILURES;
-            (AppStatus { healthy, message: Some(message) }, failures)
+            // Where nothing listens, asking again would say no more.
+            let healthy = status.healthy && failure != AppFailure::Down && failures < FAILURES;
+            (AppStatus { healthy, message: Some(message), failure: Some(failure) }, failures)
         }
     }
 }
@@ -41,7 +42,7 @@ pub async fn watch_app(
         let pause = match present {
             None => Duration::MAX,
             Some(app) => {
-                let check = app.check().await.map_err(|error| (error.is_down(), error.to_string()));
+                let check = app.check().await.map_err(|error| (error.kind(), error.to_string()));
                 let before = status.borrow().clone();
                 let (now, failed) = judge(&before, failures, check);
                 failures = failed;
@@ -74,16 +75,17 @@ mod tests {
     fn an_app_is_down_at_once_and_slow_only_after_some_checks() {
         let mut status = AppStatus::default();
         let mut failures = 0;
-        let mut check = |result: Result<(), bool>| {
-            (status, failures) = judge(&status, failures, result.map_err(|down| (down, String::new())));
+        let (down, slow) = (AppFailure::Down, AppFailure::NoAnswer);
+        let mut check = |result: Result<(), AppFailure>| {
+            (status, failures) = judge(&status, failures, result.map_err(|failure| (failure, String::new())));
             status.healthy
         };
-        assert!(!check(Err(false)), "not healthy before the first good check");
+        assert!(!check(Err(slow)), "not healthy before the first good check");
         assert!(check(Ok(())));
-        assert!(check(Err(false)) && check(Err(false)));
-        assert!(!check(Err(false)));
-        assert!(!check(Err(false)));
+        assert!(check(Err(slow)) && check(Err(slow)));
+        assert!(!check(Err(slow)));
+        assert!(!check(Err(slow)));
         assert!(check(Ok(())));
-        assert!(!check(Err(true)));
+        assert!(!check(Err(down)));
     }
 }

@@ -9,6 +9,7 @@
 //! * [`target`]: what is called; [`app`], [`bean`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let
 //!   another pod lead; [`queue`], [`broadcast`] and [`roles`]: what goes to the app through Redis.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
+//! * [`guard`]: the app's own schedules are guarded through rollouts.
 //! * [`agent`]: all of it together.
 
 pub use cabloy_engine::{digest, runs, schedule, startup};
@@ -24,6 +25,7 @@ pub mod election;
 pub mod engine;
 pub mod files;
 pub mod gate;
+pub mod guard;
 pub mod health;
 pub mod ledger;
 pub mod masters;

@@ -62,6 +62,12 @@ pub struct Metrics {
     pub calls: Counter,
     /// How many times this agent became leader.
     pub transitions: Counter,
+    /// Schedules of the app's own that were put back.
+    pub native_put_back: Counter,
+    /// Old jobs of the app's own schedules that were removed.
+    pub native_trimmed: Counter,
+    /// Flags of startups that were removed, as they were another revision's.
+    pub startup_flags_removed: Counter,
     leader: Gauge,
     token: Gauge,
     lease: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -110,6 +116,9 @@ impl Default for Metrics {
             ]),
             calls: Counter::default(),
             transitions: Counter::default(),
+            native_put_back: Counter::default(),
+            native_trimmed: Counter::default(),
+            startup_flags_removed: Counter::default(),
             leader: Gauge::default(),
             token: Gauge::default(),
             lease: Gauge::default(),
@@ -124,6 +133,9 @@ impl Default for Metrics {
             lateness,
             calls,
             transitions,
+            native_put_back,
+            native_trimmed,
+            startup_flags_removed,
             leader,
             token,
             lease,
@@ -137,6 +149,21 @@ impl Default for Metrics {
         registry.register("tick_lateness_seconds", "How long after its time a tick was called first", lateness.clone());
         registry.register("calls", "Calls to the app", calls.clone());
         registry.register("leader_transitions", "How many times this agent became leader", transitions.clone());
+        registry.register(
+            "native_schedules_put_back",
+            "Schedules of the app's own that were put back",
+            native_put_back.clone(),
+        );
+        registry.register(
+            "native_jobs_trimmed",
+            "Old jobs of the app's own schedules that were removed",
+            native_trimmed.clone(),
+        );
+        registry.register(
+            "startup_flags_removed",
+            "Flags of another revision's startups that were removed",
+            startup_flags_removed.clone(),
+        );
         registry.register("leader", "Whether this agent leads", leader.clone());
         registry.register("fencing_token", "The highest fencing token seen", token.clone());
         registry.register("lease_remaining_seconds", "For how long the leader may still claim", lease.clone());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cabloy_crds::agent_status::{
-    AgentStatus, AppStatus, Awaited, ConfigStatus, ElectionStatus, MasterStatus, Problem, RevisionStatus,
+    AgentStatus, AppStatus, Awaited, ConfigStatus, ElectionStatus, GuardStatus, MasterStatus, Problem, RevisionStatus,
     ScheduleStatus, SigningStatus, StartupState, StartupStatus,
 };
 use cabloy_crds::names::AGENT_FILE;
@@ -84,6 +84,9 @@ struct Board {
     /// By what awaits them.
     awaits: BTreeMap<String, BTreeSet<Awaited>>,
     failures: Failures,
+    guard: Option<GuardStatus>,
+    /// Why the app's own schedules are not guarded.
+    unguarded: Option<Problem>,
 }
 
 impl Shared {
@@ -205,6 +208,13 @@ impl Shared {
         board.alarms.remove(name);
     }
 
+    /// Shows what the guard of the app's own schedules sees and does, or why there is none.
+    pub fn show_guard(&self, status: Option<GuardStatus>, problem: Option<Problem>) {
+        let mut board = self.board();
+        board.guard = status;
+        board.unguarded = problem;
+    }
+
     /// Shows whose attempts the schedule or task `id` waits for.
     pub fn show_awaits(&self, id: String, awaits: BTreeSet<Awaited>) {
         let mut board = self.board();
@@ -285,6 +295,7 @@ impl Shared {
         problems.extend(election.iter().flat_map(|it| &it.masters).filter_map(|master| master.problem.clone()));
         problems.extend(self.elector().into_iter().flat_map(|elector| memory_problems(&elector.status())));
         problems.extend(board.alarms.values().cloned());
+        problems.extend(board.unguarded.clone());
         let failed = board.startups.values().filter(|it| it.state == StartupState::Failed);
         problems.extend(failed.map(|it| {
             problem("StartupFailed", format!("{}: {}", it.name, it.message), Some(format!("startups.{}", it.name)))
@@ -312,6 +323,7 @@ impl Shared {
             schedules: board.schedules.values().cloned().collect(),
             startups: board.startups.values().cloned().collect(),
             awaits: board.awaits.values().flatten().cloned().collect(),
+            guard: board.guard.clone(),
         }
     }
 

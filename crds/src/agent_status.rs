@@ -46,6 +46,43 @@ pub struct AgentStatus {
     /// Whose attempts the leader waits for, as they may still run.
     #[serde(default)]
     pub awaits: BTreeSet<Awaited>,
+    /// What the guard of the app's own schedules sees and does; only the leader has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardStatus>,
+}
+
+/// The guard of the app's own schedules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuardStatus {
+    /// Whether pods of an older revision still run, or have until a moment ago: what they delete is put back.
+    pub rolling: bool,
+    /// How many queues of schedules there are; each instance of the app has one.
+    pub queues: usize,
+    /// How many schedules are in them.
+    pub schedules: usize,
+    /// How many were put back, as long as the guard remembers.
+    pub put_back: u64,
+    /// How many old jobs this leader has removed.
+    #[serde(default)]
+    pub trimmed: u64,
+    /// What was put back last, newest first; 10 at most.
+    #[serde(default)]
+    pub last: Vec<PutBackStatus>,
+}
+
+/// A schedule of the app's own that was deleted, and put back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PutBackStatus {
+    /// The queue.
+    pub queue: String,
+    /// The key of the repeatable job.
+    pub key: String,
+    /// When it was put back.
+    pub at: Timestamp,
+    /// Its next tick.
+    pub next: Timestamp,
 }
 
 /// A pod that has begun an attempt, of which there is no result yet.
@@ -98,6 +135,20 @@ pub struct AppStatus {
     /// What the last failed check met with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// How the last check failed; absent if it did not, or there has been none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<AppFailure>,
+}
+
+/// How a health check failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppFailure {
+    /// Nothing listens on the app's port.
+    Down,
+    /// There was no answer in time, or none that could be read.
+    NoAnswer,
+    /// The answer was not a 2xx.
+    BadAnswer,
 }
 
 /// How an agent signs its calls to the app.

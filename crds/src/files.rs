@@ -3,7 +3,7 @@
 //! Everything is resolved here: defaults are filled in, durations are whole milliseconds, and secrets are named by
 //! file. So whoever reads them has nothing to decide.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct AgentFile {
     /// was claimed until then.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ended: BTreeMap<String, Timestamp>,
+    /// How the app's own schedules are guarded through rollouts; absent: they are left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// The revisions of the app that live, by the hash in the labels of their pods (`pod-template-hash`, or
     /// `controller-revision-hash` for `StatefulSets` and `DaemonSets`).
     #[serde(default)]
@@ -87,6 +90,48 @@ pub struct Floor {
     /// Startup tasks that are done: by task, the revisions.
     #[serde(default)]
     pub startups: BTreeMap<String, Vec<String>>,
+}
+
+/// How the app's own schedules, which are repeatable jobs of `BullMQ`, are guarded through rollouts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Guard {
+    /// The role whose Redis has the app's queues.
+    pub role: String,
+    /// What all keys of the app's queues begin with.
+    pub prefix: String,
+    /// How the queues of schedules are called after the instance that each belongs to.
+    pub queue: String,
+    /// Where the app notes which startups have just been run.
+    pub startups: StartupFlags,
+    /// Hashes of the revisions that are the newest of their workloads.
+    #[serde(default)]
+    pub newest: BTreeSet<String>,
+    /// How many jobs of schedules are kept in each queue; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
+}
+
+/// Where `CabloyJS` notes which startups have just been run, and are not to be run again for a while (`debounce`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StartupFlags {
+    /// The role whose Redis has the flags.
+    pub role: String,
+    /// Which keys they are, as `SCAN` takes it.
+    pub keys: String,
+}
+
+/// How many jobs of schedules are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct History {
+    /// Of those that were completed; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed: Option<u32>,
+    /// Of those that failed; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<u32>,
 }
 
 /// A revision of the app: the pods of one `ReplicaSet` or `ControllerRevision`.

@@ -27,6 +27,9 @@ pub const QUEUE_ROLE: &str = "queue";
 /// The role whose server carries the app's broadcasts.
 pub const BROADCAST_ROLE: &str = "broadcast";
 
+/// The role whose server has the app's caches, and the flags of startups that have just been run.
+pub const CACHE_ROLE: &str = "cache";
+
 /// The connection that a role uses where it names none.
 pub const DEFAULT_CONNECTION: &str = "default";
 

@@ -45,6 +45,14 @@ use crate::{
         .message("schedules and startups are run by the agent: set agent.enabled to true, or remove them"),
     validation = Rule::new("((!has(self.schedules) || size(self.schedules) == 0) && (!has(self.startups) || size(self.startups) == 0)) || 'default' in self.redis.connections || (has(self.redis.roles) && 'redlock' in self.redis.roles)")
         .message("schedules and startups need a leader, and the leader is elected on role redlock: add redis.roles.redlock, or a connection named default"),
+    validation = Rule::new("!has(self.nativeSchedules) || self.nativeSchedules != 'Guard' || self.app.generation != 'generic'")
+        .message("nativeSchedules: Guard is for the schedules of CabloyJS, and generation generic has none: remove it, or write Off"),
+    validation = Rule::new("!has(self.nativeSchedules) || self.nativeSchedules != 'Guard' || !has(self.agent) || !has(self.agent.enabled) || self.agent.enabled")
+        .message("nativeSchedules: Guard is the agents' work: set agent.enabled to true, or write Off"),
+    validation = Rule::new("!has(self.nativeSchedules) || self.nativeSchedules != 'Guard' || self.app.generation != 'v4' || 'default' in self.redis.connections || (has(self.redis.roles) && ['cache', 'queue', 'redlock'].all(r, r in self.redis.roles))")
+        .message("nativeSchedules: Guard needs the roles cache, queue and redlock: add them to redis.roles, or a connection named default"),
+    validation = Rule::new("!has(self.nativeScheduleHistory) || (has(self.nativeSchedules) && self.nativeSchedules == 'Guard')")
+        .message("nativeScheduleHistory is the guard's work: set nativeSchedules to Guard, or remove it"),
     validation = Rule::new("self.app.generation != 'generic' || self.workloads.all(w, !has(w.nodeOptions))")
         .message("workloads[].nodeOptions is for the preload, which generation generic does without: remove it"),
     validation = Rule::new("self.app.generation != 'generic' || !has(self.schedules) || self.schedules.all(s, has(s.target.http))")
@@ -67,6 +75,9 @@ pub struct CabloyClusterSpec {
     /// Whether the app's own repeatable jobs are protected through rollouts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native_schedules: Option<NativeSchedules>,
+    /// How many jobs of the app's own schedules the guard keeps, of which CabloyJS removes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native_schedule_history: Option<NativeScheduleHistory>,
     /// The agent beside the app.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
@@ -439,6 +450,20 @@ pub enum NativeSchedules {
     Guard,
     /// They are left alone.
     Off,
+}
+
+/// How many jobs of the app's own schedules are kept in the queue of each instance.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NativeScheduleHistory {
+    /// Of those that were completed; all if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub completed: Option<i32>,
+    /// Of those that failed; all if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub failed: Option<i32>,
 }
 
 /// The agent beside the app.
@@ -815,6 +840,40 @@ pub struct CabloyClusterStatus {
     /// The startup tasks, in summary.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub startups: Vec<StartupStatus>,
+    /// The guard of the app's own schedules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native_schedules: Option<NativeSchedulesStatus>,
+}
+
+/// The guard of the app's own schedules.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NativeSchedulesStatus {
+    /// Whether pods of an older revision run, or have until a moment ago.
+    pub rolling: bool,
+    /// How many queues of schedules there are; each instance of the app has one.
+    pub queues: i64,
+    /// How many schedules there are in them.
+    pub schedules: i64,
+    /// How many times a schedule was put back.
+    pub put_back: i64,
+    /// The last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_put_back: Option<PutBackStatus>,
+}
+
+/// A schedule of the app's own that was deleted, and put back.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PutBackStatus {
+    /// The BullMQ queue.
+    pub queue: String,
+    /// The key of the repeatable job.
+    pub key: String,
+    /// When it was put back.
+    pub at: String,
+    /// Its next tick.
+    pub next: String,
 }
 
 /// A role, and where it leads.

@@ -144,6 +144,9 @@ fn essence(status: &AgentStatus) -> AgentStatus {
             election.token = None;
         }
     }
+    if let Some(guard) = &mut essence.guard {
+        guard.trimmed = 0;
+    }
     for task in &mut essence.startups {
         task.deadline = None;
         if task.state == StartupState::Pending {

@@ -431,7 +431,8 @@ async fn write(
     scope: &Scope,
 ) -> Result<Action, Error> {
     // Ticks alone ask for no reconciliation, so it looks for them itself.
-    let pace = if status.schedules.is_empty() { RESYNC } else { status::TICK_PACE };
+    let counts = !status.schedules.is_empty() || status.native_schedules.is_some();
+    let pace = if counts { status::TICK_PACE } else { RESYNC };
     let last = scope.memory().get(&identity.uid).and_then(|known| known.written.as_ref().map(|(_, at)| *at));
     let rest = last.map_or(Duration::ZERO, |last| status::TICK_PACE.saturating_sub(last.elapsed()));
     match status::news(before.as_ref(), &status) {
@@ -512,14 +513,21 @@ async fn publish(
         uid: Some(identity.uid.clone()),
         ..ObjectReference::default()
     };
-    for condition in status::turned(before, after) {
-        let event = Event {
-            type_: if status::is_alarming(condition) { EventType::Warning } else { EventType::Normal },
-            reason: condition.reason.clone(),
-            note: Some(condition.message.clone()),
-            action: condition.type_.clone(),
-            secondary: None,
-        };
+    let turned = status::turned(before, after).into_iter().map(|condition| Event {
+        type_: if status::is_alarming(condition) { EventType::Warning } else { EventType::Normal },
+        reason: condition.reason.clone(),
+        note: Some(condition.message.clone()),
+        action: condition.type_.clone(),
+        secondary: None,
+    });
+    let put_back = status::put_back(before, after).map(|note| Event {
+        type_: EventType::Normal,
+        reason: "SchedulePutBack".to_owned(),
+        note: Some(note),
+        action: "NativeSchedulesGuarded".to_owned(),
+        secondary: None,
+    });
+    for event in turned.chain(put_back) {
         if let Err(error) = scope.recorder.publish(&event, &regarding).await {
             tracing::warn!(%error, reason = event.reason, "an Event could not be published");
         }

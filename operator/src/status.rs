@@ -3,6 +3,8 @@
 //! Each condition answers one question, in words that say what to do; `Ready` sums them up. `Reconciling` and `Stalled`
 //! are those that kstatus, and with it Argo CD and Flux, understand.
 
+mod guard;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use cabloy_crds::{
@@ -53,6 +55,8 @@ const PASSING: &[&str] = &[
     "Timeout",
     "Loading",
 ];
+
+pub use guard::put_back;
 
 /// Why the status could not be written. The variant's name is the Event's reason.
 #[derive(Debug, thiserror::Error)]
@@ -165,14 +169,7 @@ pub fn compute(
             if !validated.bad_triggers.is_empty() {
                 bad_triggers(&validated.bad_triggers, &mut conditions);
             }
-            if validated.guard {
-                conditions.push(said(
-                    "NativeSchedulesGuarded",
-                    Answer::False,
-                    "NotSupportedYet",
-                    "nativeSchedules: Guard is not supported yet: the app's own repeatable jobs are left alone",
-                ));
-            }
+            conditions.extend(guard::guarded(&validated.guard, &said_by_agents(found)));
             status.roles = roles(validated);
             status.workloads =
                 applied.workloads.iter().map(|(reference, outcome)| workload(reference, outcome)).collect();
@@ -436,6 +433,7 @@ enum About {
     Configuration,
     Memory,
     Work,
+    Guard,
     Agent,
 }
 
@@ -451,6 +449,7 @@ fn of_agent(status: &AgentStatus) -> impl Iterator<Item = (&str, &Problem, About
             "MissingSigningKey" | "InvalidSigningKey" => About::Signing,
             "StateLost" | "MastersMissing" => About::Memory,
             "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "SchedulePaused" | "UnreadableResult" => About::Work,
+            "NotGuarded" => About::Guard,
             _ => About::Agent,
         };
         (problem, about)
@@ -634,6 +633,7 @@ fn about_work(found: &Found, status: &mut CabloyClusterStatus) {
             since: election.since.map(|since| since.to_string()),
         });
         status.schedules = agent.schedules.iter().map(schedule).collect();
+        status.native_schedules = guard::summary(agent);
     }
     status.startups = merged_startups(found)
         .into_values()
@@ -709,6 +709,9 @@ pub fn news(before: Option<&CabloyClusterStatus>, after: &CabloyClusterStatus) -
     }
     let essence = |status: &CabloyClusterStatus| {
         let mut status = status.clone();
+        if let Some(native) = &mut status.native_schedules {
+            (native.put_back, native.last_put_back) = (0, None);
+        }
         for schedule in &mut status.schedules {
             let failed = schedule.failed;
             *schedule =

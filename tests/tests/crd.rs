@@ -317,6 +317,26 @@ async fn bad_resources_are_refused_with_the_field_and_the_remedy() {
             "add it",
         ),
         (json!({"spec": {"nativeSchedules": "Watch"}}), "spec.nativeSchedules", r#""Guard", "Off""#),
+        (
+            json!({"spec": {"nativeSchedules": "Guard", "app": {"generation": "generic"}}}),
+            "nativeSchedules",
+            "write Off",
+        ),
+        (json!({"spec": {"nativeSchedules": "Guard", "agent": {"enabled": false}}}), "nativeSchedules", "to true"),
+        (
+            json!({"spec": {
+                "nativeSchedules": "Guard",
+                "redis": {"connections": {"default": null, "main": {"host": "x"}}, "roles": {"redlock": {"connection": "main"}}}
+            }}),
+            "nativeSchedules",
+            "add them to redis.roles",
+        ),
+        (json!({"spec": {"nativeScheduleHistory": {"failed": 1}}}), "nativeScheduleHistory", "to Guard"),
+        (
+            json!({"spec": {"nativeSchedules": "Guard", "nativeScheduleHistory": {"failed": -1}}}),
+            "spec.nativeScheduleHistory.failed",
+            "greater than or equal to 0",
+        ),
         (json!({"spec": {"agent": {"version": "cabloy/agent:1"}}}), "spec.agent.version", "repository is chosen when"),
         (json!({"spec": {"agent": {"election": {"ttl": "100ms"}}}}), "spec.agent.election.ttl", "between 1s and 5m"),
         (json!({"spec": {"agent": {"election": {"ttl": "10"}}}}), "spec.agent.election.ttl", "such as 30s"),

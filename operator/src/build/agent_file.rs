@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cabloy_crds::{
     agent_status::StartupState,
-    files::{AgentFile, Floor, Revision},
+    files::{AgentFile, Floor, Guard, Revision},
     resource::Scope,
 };
 
 use crate::{
     dereference::{Found, RevisionFound},
     names::hash,
-    validate::{AgentPlan, Validated},
+    validate::{self, AgentPlan, Validated},
 };
 
 /// The token is mirrored only when it has grown by so much, or something else is written: a write reaches every pod.
@@ -36,6 +36,7 @@ pub(super) fn agent_file(validated: &Validated, agent: &AgentPlan, found: &Found
         schedules: validated.schedules.clone(),
         startups: validated.startups.clone(),
         ended: found.ended.clone(),
+        guard: guard(validated, found),
         revisions: revisions(validated, found)?,
     };
     let unchanged = before == Some(&file);
@@ -83,12 +84,23 @@ fn done(validated: &Validated, before: &Floor, found: &Found) -> BTreeMap<String
     done
 }
 
+/// The guard of the app's own schedules, which tells pods of the newest code from others.
+fn guard(validated: &Validated, found: &Found) -> Option<Guard> {
+    let validate::Guard::On(guard) = &validated.guard else { return None };
+    let newest = found.revisions.iter().filter(|revision| is_newest(found, revision));
+    Some(Guard { newest: newest.map(|revision| revision.hash.clone()).collect(), ..guard.clone() })
+}
+
+/// Whether there is no newer revision of the same workload.
+fn is_newest(found: &Found, revision: &RevisionFound) -> bool {
+    !found.revisions.iter().any(|other| other.owner == revision.owner && other.number > revision.number)
+}
+
 /// The revisions that live, by the hash in the labels of their pods.
 fn revisions(validated: &Validated, found: &Found) -> serde_json::Result<BTreeMap<String, Revision>> {
     let mut revisions = BTreeMap::new();
     for revision in &found.revisions {
-        let newest =
-            !found.revisions.iter().any(|other| other.owner == revision.owner && other.number > revision.number);
+        let newest = is_newest(found, revision);
         let before = found.agent_file.as_ref().and_then(|file| file.revisions.get(&revision.hash));
         let mut startups = BTreeMap::new();
         for task in validated.startups.iter().filter(|task| task.scope == Scope::Cluster) {

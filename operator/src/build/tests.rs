@@ -72,6 +72,8 @@ fn everything() -> Value {
                 "io": { "db": 4, "keyPrefix": "io_shop:" },
             },
         },
+        "nativeSchedules": "Guard",
+        "nativeScheduleHistory": { "completed": 100, "failed": 50 },
         "schedules": [{
             "name": "nightly-report", "cron": "0 3 * * *", "timeZone": "Asia/Shanghai", "jitter": "5s", "timeout": "10m",
             "retry": { "limit": 3 },

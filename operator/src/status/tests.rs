@@ -121,6 +121,49 @@ fn kstatus_tells_what_time_mends_from_what_people_must() {
 }
 
 #[test]
+fn the_guard_says_what_it_sees_and_does() {
+    use cabloy_crds::agent_status::{GuardStatus, PutBackStatus};
+    const TYPE: &str = "NativeSchedulesGuarded";
+    let spec = json!({ "nativeSchedules": "Guard" });
+    let of = |put_back: u64, rolling: bool| {
+        let last = PutBackStatus {
+            queue: "-||a-base||schedule".into(),
+            key: ".shop.s::::3000".into(),
+            at: now(),
+            next: now(),
+        };
+        let last = if put_back > 0 { vec![last] } else { vec![] };
+        let guard = GuardStatus { rolling, queues: 2, schedules: 6, put_back, last, trimmed: 0 };
+        status_of(&spec, &found(vec![AgentStatus { guard: Some(guard), ..leader("web-0") }]), &rolled_out())
+    };
+    let (before, after) = (of(0, true), of(3, true));
+    let said = condition(&after, TYPE);
+    assert_eq!((&*said.status, &*said.reason), ("True", "Guarded"));
+    assert!(said.message.contains("6 schedules in the queues of 2 instances: what pods"), "{}", said.message);
+    assert!(!condition(&of(3, false), TYPE).message.contains("what pods"));
+    assert_eq!(news(Some(&before), &after), News::Ticks);
+    assert_eq!(news(Some(&after), &of(3, false)), News::Urgent);
+    let note = put_back(Some(&before), &after).unwrap();
+    assert!(note.contains("3 times one was put back") && note.contains(".shop.s::::3000"), "{note}");
+    assert_eq!((put_back(Some(&after), &after), put_back(None, &after)), (None, None));
+
+    let reason = |agents, spec: &Value| {
+        let status = status_of(spec, &found(agents), &rolled_out());
+        let condition = condition(&status, TYPE);
+        format!("{}:{}", condition.status, condition.reason)
+    };
+    let mut unwell = leader("web-0");
+    unwell.problems = vec![problem("NotGuarded", "")];
+    assert_eq!(reason(vec![unwell], &spec), "False:NotGuarded");
+    assert_eq!(reason(vec![leader("web-0")], &spec), "Unknown:Starting");
+    assert_eq!(reason(vec![agent("web-0")], &spec), "Unknown:NoLeader");
+    let vona = json!({ "nativeSchedules": "Guard", "app": { "name": "shop", "generation": "vona" } });
+    assert_eq!(reason(vec![leader("web-0")], &vona), "False:NotSupportedYet");
+    let off = status_of(&json!({}), &found(vec![leader("web-0")]), &rolled_out());
+    assert!(off.conditions.iter().all(|condition| condition.type_ != TYPE));
+}
+
+#[test]
 fn each_problem_has_its_condition_and_is_said_once() {
     let missing = problem("MissingSecret", "/etc/cabloy/secrets/default/password");
     let wrong = problem("WrongPassword", "redis:6379");

@@ -4,6 +4,7 @@
 //! a [`Validated`] need not look at the resource itself any more: all defaults are filled in.
 
 pub mod by_hand;
+mod guard;
 mod roles;
 mod schedules;
 mod targets;
@@ -13,10 +14,11 @@ use std::collections::BTreeMap;
 use cabloy_crds::{
     files,
     names::DEFAULT_BEAN_PATH,
-    resource::{Agent, CabloyClusterSpec, DeletionPolicy, Election, Generation, NativeSchedules, OnRedisChange, Scope},
+    resource::{Agent, CabloyClusterSpec, DeletionPolicy, Election, Generation, OnRedisChange, Scope},
 };
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
+pub use guard::Guard;
 pub use roles::{ResolvedRole, Secret, endpoint, server};
 
 use crate::{
@@ -139,8 +141,8 @@ pub struct Validated {
     pub tasks: BTreeMap<String, cabloy_crds::resource::Startup>,
     /// Whether workloads are rolled when what the app reads at boot has changed.
     pub on_redis_change: OnRedisChange,
-    /// Whether the resource asks for the guard of the app's own schedules.
-    pub guard: bool,
+    /// The guard of the app's own schedules.
+    pub guard: Guard,
     /// Whether there is something to do that takes a leader.
     pub needs_leader: bool,
     /// What is allowed, but somebody should look at.
@@ -177,6 +179,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
         workloads,
         redis,
         native_schedules,
+        native_schedule_history,
         agent,
         schedules,
         startups,
@@ -201,23 +204,24 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
     }
     roles::check_masters(&roles, masters, &mut refusals);
 
-    let guard = *native_schedules == Some(NativeSchedules::Guard);
+    let guard = guard::resolve(app, *native_schedules, native_schedule_history.as_ref(), &roles, &mut refusals);
+    let guards = matches!(guard, Guard::On(_));
     let tasks = startups.iter().map(|task| (task.name.clone(), task.clone())).collect();
     let context = targets::Context { app, roles: &roles };
     let (schedules, startups) = schedules::resolve(&context, schedules, startups, &mut refusals);
     let cluster_tasks = startups.iter().any(|task| task.scope == Scope::Cluster);
-    let needs_leader = !schedules.is_empty() || cluster_tasks;
-    let has_work = !schedules.is_empty() || !startups.is_empty();
+    let needs_leader = !schedules.is_empty() || cluster_tasks || guards;
+    let has_work = !schedules.is_empty() || !startups.is_empty() || guards;
     if has_work && !agent.enabled() {
         refusals.push(Refusal::invalid(
             "agent.enabled",
-            "schedules and startups are run by the agent: set it to true, or remove them",
+            "schedules, startups and the guard of nativeSchedules are the agent's work: set it to true, or remove them",
         ));
     }
     if needs_leader && !roles.iter().any(|role| role.name == cabloy_crds::names::REDLOCK_ROLE) {
         refusals.push(Refusal::invalid(
             "redis.roles.redlock",
-            "schedules and startups need a leader, and the leader is elected on role redlock: add it, or a connection named default",
+            "schedules, startups and the guard of nativeSchedules need a leader, and the leader is elected on role redlock: add it, or a connection named default",
         ));
     }
 

@@ -29,6 +29,11 @@ pub(crate) fn sound(over: &Value) -> Validated {
     validate(&identity(), &spec(over), &Masters::Free).unwrap()
 }
 
+/// Why a spec is refused, as it must be.
+pub(crate) fn refused(over: &Value) -> Vec<Refusal> {
+    refusals(over)
+}
+
 fn refusals(over: &Value) -> Vec<Refusal> {
     validate(&identity(), &spec(over), &Masters::Free).expect_err("it must be refused")
 }
