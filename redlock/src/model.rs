@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::message::{Body, Entry, Incarnation, Reply, Request, Verdict, Wake};
-use crate::record::{Record, RunResult};
+use crate::record::{Record, RunResult, is_before};
 use crate::rule::{Rule, Rules};
 use crate::{AgentId, Owner};
 
@@ -264,7 +264,8 @@ impl ModelNode {
             if *claim && known.done_by_other(&record.nonce).is_some() && self.rules.hold(Rule::ClaimRefusal) {
                 return Verdict::Done(known.clone());
             }
-            if (known.token, known.seq) > (token, record.seq) && self.rules.hold(Rule::PutOrder) {
+            let is_older = is_before((token, record.seq), (known.token, known.seq), self.rules);
+            if is_older && self.rules.hold(Rule::PutOrder) {
                 return Verdict::Overtaken;
             }
             if self.rules.hold(Rule::StickyResults) {

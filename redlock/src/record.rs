@@ -89,10 +89,33 @@ pub fn merge_into(all: &mut Records, records: impl IntoIterator<Item = Record>, 
                     *known = Arc::new(record);
                 }
             }
-            Some(known) => *known = Arc::new(Record::clone(known).merge(record)),
+            Some(known) => *known = Arc::new(merge(Record::clone(known), record, rules)),
             None => _ = all.insert(record.id.clone(), Arc::new(record)),
         }
     }
+}
+
+/// Whether a write of one token and order comes before another one.
+pub(crate) fn is_before(one: (u64, u64), other: (u64, u64), rules: Rules) -> bool {
+    if rules.hold(Rule::BallotOrder) {
+        return one < other;
+    }
+    let text = |(token, seq): (u64, u64)| (token.to_string(), seq.to_string());
+    text(one) < text(other)
+}
+
+/// As [`Record::merge`], by these rules.
+fn merge(mut one: Record, mut other: Record, rules: Rules) -> Record {
+    if rules.hold(Rule::BallotOrder) {
+        return one.merge(other);
+    }
+    if is_before((one.token, one.seq), (other.token, other.seq), rules) {
+        std::mem::swap(&mut one, &mut other);
+    }
+    // What is taken for the newer one is made to be so.
+    let ballot = (one.token, one.seq);
+    (one.token, one.seq) = (u64::MAX, u64::MAX);
+    Record { token: ballot.0, seq: ballot.1, ..one.merge(other) }
 }
 
 /// A record as a node stores it: numbers as text, for the JSON of Redis rounds them, and `data` as text, for it would

@@ -18,6 +18,8 @@ pub enum Rule {
     FencedPut,
     /// PROTOCOL 3: an older write does not undo a newer one.
     PutOrder,
+    /// PROTOCOL 3, 4: the order of writes is that of numbers, token before order; kept by agents as well.
+    BallotOrder,
     /// PROTOCOL 4: a put does not remove results.
     StickyResults,
     /// PROTOCOL 5: a claim is refused where another attempt is done.
@@ -86,6 +88,7 @@ impl Rule {
         Self::FencedRead,
         Self::FencedPut,
         Self::PutOrder,
+        Self::BallotOrder,
         Self::StickyResults,
         Self::ClaimRefusal,
         Self::SeedAmnesiacOnly,

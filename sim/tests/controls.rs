@@ -32,6 +32,8 @@ const CONTROLS: &[(Rule, u64, Option<u64>, &[Promise])] = &[
     (Rule::FencedRead, 5000, LOCKS, &[TokenOrder]),
     (Rule::FencedPut, 10_000, ALL, BALLOTS),
     (Rule::PutOrder, 1000, ALL, BALLOTS),
+    // What a leader writes back loses to what it read, and so nobody leads.
+    (Rule::BallotOrder, 1000, ALL, &[HandOver, Liveness]),
     (Rule::StickyResults, 1000, ALL, BALLOTS),
     (Rule::ClaimRefusal, 1000, ALL, &[DoneIsDone]),
     (Rule::SeedAmnesiacOnly, 5000, MEMORY, BALLOTS),

@@ -95,10 +95,13 @@ impl Core {
     /// How far the time of day, in nanoseconds since 1970, is ahead of our clock by the median of the nodes; at least so
     /// much. `None` before one has answered.
     ///
-    /// No tick is due before it is due by this: one clock that is ahead must not run what others hold to be the future.
+    /// No tick is due before it is due by this: clocks of a minority that are ahead must not run what the others hold to be
+    /// the future. A node that was not heard may be behind all others.
     #[must_use]
     pub fn time_offset(&self) -> Option<i128> {
-        median(self.nodes.iter().filter_map(|node| Some(node.clock.reading?.low)))
+        let mut known: Vec<_> = self.nodes.iter().filter_map(|node| Some(node.clock.reading?.low)).collect();
+        known.sort_unstable();
+        known.get(known.len().saturating_sub(self.majority())).copied()
     }
 }
 
@@ -139,6 +142,23 @@ mod tests {
         for jump in [-5000, -40, 40, 5000] {
             assert!(!at(100, 0).agrees(&at(103, jump)), "{jump}");
         }
+    }
+
+    #[test]
+    fn the_time_of_day_is_never_ahead_of_the_median_whoever_was_heard() {
+        let agent = crate::AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
+        let timing = crate::Timing { ttl: Duration::from_secs(10) };
+        let config = crate::core::Config { agent, nodes: 5, timing, floor: 0, rules: crate::rule::Rules::default() };
+        let mut core = Core::new(config);
+        let mut hear = |node: usize, ahead: i64| {
+            core.nodes[node].clock.reading = Some(at(100, ahead));
+            core.time_offset().map(|offset| offset / 1_000_000)
+        };
+        assert_eq!(hear(0, 9_000), Some(8_999), "it is all that is known");
+        assert_eq!(hear(1, 8_000), Some(7_999));
+        assert_eq!(hear(2, 0), Some(0), "two that were not heard may be behind, and that is the median then");
+        assert_eq!(hear(3, 10), Some(9));
+        assert_eq!(hear(4, 20), Some(19), "all are heard: it is the one in the middle");
     }
 
     #[test]
