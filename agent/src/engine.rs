@@ -12,6 +12,7 @@ use cabloy_crds::agent_status::{TickResult, Verdict};
 use cabloy_crds::files::AgentFile;
 use cabloy_engine::core::{Action, Config, Core, Event, Kind, Moment, News, OpId, Start};
 use cabloy_engine::recording::{After, Recording};
+use cabloy_engine::rule::Rules;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -89,7 +90,7 @@ impl Engine {
         let (mut core, actions) = {
             let Identity { pod, uid, place, .. } = engine.shared.identity.clone();
             let nonces = uuid::Uuid::new_v4().simple().to_string();
-            let (config, file) = (Config { pod, uid, place, nonces }, engine.file());
+            let (config, file) = (Config { pod, uid, place, nonces, rules: Rules::default() }, engine.file());
             engine
                 .term
                 .look(|records, now, may_claim| Core::begin(config, file, known, Moment { now, may_claim, records }))
@@ -276,9 +277,7 @@ impl Caller {
         let caller = self.clone();
         self.tasks.spawn(async move {
             let outcome = Outcome::cancelled(caller.now());
-            if caller.record(Recording::of_cancelled(id.clone(), &attempt, &outcome)).await {
-                caller.say(Ended { id, nonce: attempt.nonce, outcome: Some(outcome) });
-            }
+            caller.record(Recording::of_cancelled(id, &attempt, &outcome)).await;
         });
     }
 
@@ -290,16 +289,16 @@ impl Caller {
         });
     }
 
-    /// Records how an attempt ended; whether it is recorded.
-    async fn record(&self, recording: Recording) -> bool {
+    /// Records how an attempt ended.
+    async fn record(&self, recording: Recording) {
         loop {
             let answer = self.ledger.finish(&recording.id, recording.result.clone()).await;
             match recording.after(answer, self.now()) {
-                After::Recorded => return true,
+                After::Recorded => return,
                 After::Again(pause) => tokio::time::sleep(pause).await,
                 After::GivenUp(error) => {
                     tracing::warn!(id = recording.id, %error, "the result is not recorded");
-                    return false;
+                    return;
                 }
             }
         }

@@ -13,6 +13,7 @@ use cabloy_redlock::record::Record;
 use jiff::Timestamp;
 
 use crate::core::{Kind, Start};
+use crate::rule::{Rule, Rules};
 use crate::runs::{Attempt, Next, Outcome, OutcomeKind, Run, plus, whole_ms};
 use crate::startup::{Place, Plan, Task};
 
@@ -26,6 +27,7 @@ pub struct Gate {
     runs: BTreeMap<String, Run>,
     done: BTreeSet<String>,
     open: bool,
+    rules: Rules,
 }
 
 /// A startup task as the pod sees it.
@@ -41,7 +43,13 @@ impl Gate {
     /// The gate of the pod with that UID, shut.
     #[must_use]
     pub fn new(uid: String, place: Place) -> Self {
-        Self { uid, place, plan: Plan::default(), runs: BTreeMap::new(), done: BTreeSet::new(), open: false }
+        Self::under(uid, place, Rules::default())
+    }
+
+    /// The same, by these rules.
+    #[must_use]
+    pub fn under(uid: String, place: Place, rules: Rules) -> Self {
+        Self { uid, place, plan: Plan::default(), runs: BTreeMap::new(), done: BTreeSet::new(), open: false, rules }
     }
 
     /// Whether the gate is open.
@@ -61,7 +69,7 @@ impl Gate {
     #[must_use]
     pub fn step(&mut self, file: &AgentFile, healthy: bool, now: Timestamp) -> Vec<Start> {
         // Of a revision that the file does not know nothing can be said yet.
-        let Ok(plan) = Plan::new(file, &self.place) else { return Vec::new() };
+        let Ok(plan) = Plan::under(self.rules, file, &self.place) else { return Vec::new() };
         self.done.extend(plan.floor(file));
         let is_done = |run: &Run| run.outcome().is_some_and(|outcome| outcome.kind == OutcomeKind::Done);
         let finished = plan.tasks.iter().map(Task::id).filter(|id| self.runs.get(id).is_some_and(is_done));
@@ -80,7 +88,7 @@ impl Gate {
                 calls.push(self::start(task, &self.uid, attempt, now));
             }
         }
-        self.open |= plan.is_open(&self.done);
+        self.open = plan.is_open(&self.done) || (self.open && self.rules.hold(Rule::Latch));
         self.plan = plan;
         calls
     }
@@ -91,7 +99,7 @@ impl Gate {
         let own = self.plan.tasks.iter().filter(|it| it.startup.scope == Scope::Instance);
         let next = own.filter_map(|task| match self.runs.get(&task.id())?.next(&task.policy(), now) {
             Next::Wait(until) => Some(until),
-            Next::Claim(_) | Next::Busy | Next::Over(_) => None,
+            Next::Claim(_) | Next::Look | Next::Busy | Next::Over(_) => None,
         });
         next.min()
     }

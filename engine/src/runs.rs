@@ -14,6 +14,8 @@ use cabloy_redlock::record::{Record, RunResult};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::rule::{Rule, Rules};
+
 /// How many attempts that never began a run may have beyond its retries: an end, should an app never be reached.
 const NOT_BEGUN_LIMIT: u32 = 60;
 
@@ -130,6 +132,9 @@ pub struct Run {
     last: Option<(Attempt, Stage)>,
     /// Who made the last attempt that was read in the ledger.
     by: Option<Awaited>,
+    /// The ledger was asked after the deadline of the last attempt, and had no result.
+    looked: bool,
+    rules: Rules,
 }
 
 /// How far an attempt is.
@@ -152,6 +157,8 @@ pub enum Next {
     Claim(u32),
     /// Nothing before this moment, unless a result comes.
     Wait(Timestamp),
+    /// Nothing before the ledger has been asked: a result may have been recorded just before the deadline.
+    Look,
     /// Nothing before the claim that is on its way has come through, or the call that is made here has come to its end.
     Busy,
     /// It is over.
@@ -179,7 +186,13 @@ impl Run {
     /// A run of which nothing has been claimed yet.
     #[must_use]
     pub fn new(id: String) -> Self {
-        Self { id, last: None, by: None }
+        Self { id, last: None, by: None, looked: false, rules: Rules::default() }
+    }
+
+    /// The same, by these rules.
+    #[must_use]
+    pub fn under(self, rules: Rules) -> Self {
+        Self { rules, ..self }
     }
 
     /// The run as its record has it, with everything begun elsewhere. A record of another make counts as begun, with the
@@ -205,10 +218,11 @@ impl Run {
         };
         match &self.last {
             // What runs here is known better here, and a reading may be older than what is known by now.
-            Some((_, Stage::Claiming | Stage::Begun { here: true })) => {}
-            Some((known, _)) if older(known) => {}
+            Some((_, Stage::Claiming | Stage::Begun { here: true })) if self.rules.hold(Rule::NewestKnown) => {}
+            Some((known, _)) if older(known) && self.rules.hold(Rule::NewestKnown) => {}
             _ => {
                 self.last = Some((attempt, stage));
+                self.looked = false;
                 let by = claimed.map(|Claimed { at: since, pod, uid, .. }| Awaited { pod, uid, since });
                 self.by = by.filter(|by| !by.uid.is_empty());
             }
@@ -231,7 +245,10 @@ impl Run {
         match stage {
             // A call ends by its deadline, whatever becomes of the time of day meanwhile.
             Stage::Claiming | Stage::Begun { here: true } => Next::Busy,
-            Stage::Begun { here: false } if now < attempt.deadline => Next::Wait(attempt.deadline),
+            Stage::Begun { here: false } if now < attempt.deadline && self.rules.hold(Rule::Deadline) => {
+                Next::Wait(attempt.deadline)
+            }
+            Stage::Begun { here: false } if self.is_overdue(now) => Next::Look,
             Stage::Begun { .. } | Stage::Left if again && policy.on_unknown == OnUnknown::Retry => {
                 Next::Claim(attempt.number + 1)
             }
@@ -272,6 +289,7 @@ impl Run {
     /// Notes that a claim is on its way.
     pub fn claiming(&mut self, attempt: Attempt) {
         self.last = Some((attempt, Stage::Claiming));
+        self.looked = false;
     }
 
     /// Notes that the claim came through, and that the call is made here; gives the attempt.
@@ -287,8 +305,21 @@ impl Run {
             |(attempt, stage): &&mut (Attempt, Stage)| attempt.nonce == nonce && *stage == Stage::Begun { here: true };
         if let Some((_, stage)) = self.last.as_mut().filter(mine) {
             *stage = Stage::Begun { here: false };
-            self.by = None;
+            // Who called would have recorded a result.
+            (self.by, self.looked) = (None, true);
         }
+    }
+
+    /// Notes that the ledger, `asked` at that time, has said all that it knows.
+    pub fn looked(&mut self, asked: Timestamp) {
+        self.looked |= self.attempt().is_some_and(|attempt| attempt.deadline <= asked) && self.is_elsewhere();
+    }
+
+    /// Whether the deadline of an attempt that is made elsewhere has passed, and the ledger has not been asked since.
+    #[must_use]
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        let past = self.attempt().is_some_and(|attempt| attempt.deadline <= now);
+        past && self.is_elsewhere() && !self.looked && self.rules.hold(Rule::LookFirst)
     }
 
     /// Whose attempt is waited for.
@@ -299,7 +330,8 @@ impl Run {
 
     /// Takes up which pods have ended, and until when what they had claimed ended with them.
     pub fn heed(&mut self, ended: &BTreeMap<String, Timestamp>) {
-        let left = self.awaits().is_some_and(|by| ended.get(&by.uid).is_some_and(|until| by.since <= *until));
+        let covered = |since, until| since <= until || !self.rules.hold(Rule::EndedSince);
+        let left = self.awaits().is_some_and(|by| ended.get(&by.uid).is_some_and(|until| covered(by.since, *until)));
         if let (Some((_, stage)), true) = (self.last.as_mut(), left) {
             *stage = Stage::Left;
         }
@@ -307,7 +339,7 @@ impl Run {
 
     /// Notes that it is not known whether the claim came through: it counts as begun, and nobody calls.
     pub fn in_doubt(&mut self) {
-        self.by = None;
+        (self.by, self.looked) = (None, false);
         if let Some((_, stage)) = self.last.as_mut() {
             *stage = Stage::Begun { here: false };
         }
@@ -315,7 +347,8 @@ impl Run {
 
     /// Notes how the attempt `nonce` ended; of any other than the last one there is nothing to note.
     pub fn ended(&mut self, nonce: &str, outcome: Outcome) {
-        if let Some((_, stage)) = self.last.as_mut().filter(|(attempt, _)| attempt.nonce == nonce) {
+        let by_nonce = self.rules.hold(Rule::ByNonce);
+        if let Some((_, stage)) = self.last.as_mut().filter(|(attempt, _)| attempt.nonce == nonce || !by_nonce) {
             *stage = Stage::Ended(outcome);
         }
     }
@@ -522,6 +555,10 @@ mod tests {
             run.in_doubt();
             assert!(run.is_elsewhere());
             assert_eq!(run.next(&policy, at(999)), Next::Wait(at(1_000)));
+            assert_eq!(run.next(&policy, at(1_000)), Next::Look, "a result may just have been recorded");
+            run.looked(at(999));
+            assert_eq!(run.next(&policy, at(1_000)), Next::Look, "that was too early");
+            run.looked(at(1_000));
             let next = run.next(&policy, at(1_000));
             match expected {
                 Some(expected) => assert_eq!(next, expected),
@@ -603,6 +640,7 @@ mod tests {
                     }
                     Next::Over(_) => break,
                     Next::Wait(until) => prop_assert!(until > at(now)),
+                    Next::Look => run.looked(at(now)),
                     Next::Busy if run.claim_on_its_way().is_none() => run.unanswered(&format!("n{last}")),
                     Next::Busy => match what {
                         0 => run.in_doubt(),

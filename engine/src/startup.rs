@@ -10,6 +10,7 @@ use cabloy_crds::files::{AgentFile, Revision, Startup};
 use cabloy_crds::vocabulary::{Gate, OnUnknown, Scope};
 use jiff::Timestamp;
 
+use crate::rule::{Rule, Rules};
 use crate::runs::{Next, Policy, Run};
 
 /// The revision of tasks of an app outside Kubernetes, where the file has none for it.
@@ -80,6 +81,7 @@ impl Task {
                 let outcome = run.outcome().map(|it| format!("{}: {}", it.reason, it.message)).unwrap_or_default();
                 (StartupState::Pending, format!("the next attempt is at {until}; {outcome}"))
             }
+            Next::Look => (StartupState::Running, "the deadline of another agent's attempt has passed".to_owned()),
             Next::Busy => {
                 let until = running.map(|it| format!("the attempt has until {}", it.deadline));
                 (StartupState::Running, until.unwrap_or_default())
@@ -112,6 +114,7 @@ pub struct Plan {
     pub number: u64,
     /// Its tasks, in the order of the file.
     pub tasks: Vec<Task>,
+    rules: Rules,
 }
 
 /// The file does not know the revision of the pod, yet.
@@ -125,8 +128,17 @@ impl Plan {
     /// # Errors
     /// The file does not know the pod's revision.
     pub fn new(file: &AgentFile, place: &Place) -> Result<Self, UnknownRevision> {
+        Self::under(Rules::default(), file, place)
+    }
+
+    /// The same, by these rules.
+    ///
+    /// # Errors
+    /// The file does not know the pod's revision.
+    pub fn under(rules: Rules, file: &AgentFile, place: &Place) -> Result<Self, UnknownRevision> {
         let revision = match place {
             Place::Loose => return Ok(Self::default()),
+            Place::Pod(_) if !rules.hold(Rule::OwnRevision) => file.revisions.values().max_by_key(|it| it.number),
             Place::Pod(hash) => Some(file.revisions.get(hash).ok_or_else(|| UnknownRevision(hash.clone()))?),
             Place::Outside(hash) => file.revisions.get(hash),
         };
@@ -140,27 +152,30 @@ impl Plan {
             };
             Some(Task { startup: startup.clone(), revision })
         });
-        Ok(Self { number: revision.map_or(0, |it| it.number), tasks: tasks.collect() })
+        Ok(Self { number: revision.map_or(0, |it| it.number), tasks: tasks.collect(), rules })
     }
 
     /// Whether all tasks that `task` comes after are among the `done` ids; tasks of other revisions do not matter.
     #[must_use]
     pub fn may_start(&self, task: &Task, done: &BTreeSet<String>) -> bool {
         let before = self.tasks.iter().filter(|it| task.startup.after.contains(&it.startup.name));
-        before.into_iter().all(|it| done.contains(&it.id()))
+        before.into_iter().all(|it| done.contains(&it.id())) || !self.rules.hold(Rule::TaskOrder)
     }
 
     /// Whether nothing keeps the gate shut, given the `done` ids.
     #[must_use]
     pub fn is_open(&self, done: &BTreeSet<String>) -> bool {
-        self.tasks.iter().filter(|it| it.startup.gate == Gate::Ready).all(|it| done.contains(&it.id()))
+        let waits = self.tasks.iter().filter(|it| it.startup.gate == Gate::Ready && self.rules.hold(Rule::GateWaits));
+        waits.into_iter().all(|it| done.contains(&it.id()))
     }
 
     /// The ids of tasks that the file already says are done.
     pub fn floor<'a>(&'a self, file: &'a AgentFile) -> impl Iterator<Item = String> + 'a {
         let done = |task: &&Task| {
             let revisions = file.floor.startups.get(&task.startup.name);
-            task.startup.scope == Scope::Cluster && revisions.is_some_and(|it| it.contains(&task.revision))
+            task.startup.scope == Scope::Cluster
+                && self.rules.hold(Rule::Mirror)
+                && revisions.is_some_and(|it| it.contains(&task.revision))
         };
         self.tasks.iter().filter(done).map(Task::id)
     }

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::startups::Startup;
 use super::{Action, Core, Key, Kind, News, OpId, Start};
+use crate::rule::Rule;
 use crate::runs::{Attempt, Claimed, Run, between, plus, whole_ms};
 use crate::schedule::{Line, Occasion, memory_id, parse_id};
 
@@ -138,19 +139,25 @@ impl Core {
 
     /// Has the app called if the claim has come through.
     fn take_claim(&mut self, Claim { key, id, attempt }: Claim, result: Result<(), PutError>, now: Timestamp) {
-        let is_given_up = self.is_given_up(&key, &id);
+        let (is_given_up, rules) = (self.is_given_up(&key, &id), self.config.rules);
         let Some(run) = self.run_mut(&key, &id).filter(|run| run.attempt() == Some(&attempt)) else {
             self.tell(News::Dropped(id.clone()));
-            return self.actions.push(Action::Disown { id, attempt });
+            return self.disown(id, attempt);
         };
         match result {
             // It is not called, and stopped as any other attempt.
             Ok(()) if is_given_up => run.in_doubt(),
+            // Whoever claimed it stood still meanwhile: another attempt may have begun.
+            Ok(()) if attempt.deadline <= now && rules.hold(Rule::InTime) => {
+                run.in_doubt();
+                self.disown(id, attempt);
+            }
             Ok(()) => self.call(&key, &id, now),
             Err(PutError::AlreadyDone(result)) => run.refused(&result),
+            Err(_) if !rules.hold(Rule::ClaimFirst) => self.call(&key, &id, now),
             Err(_) => {
                 run.in_doubt();
-                self.actions.push(Action::Disown { id, attempt });
+                self.disown(id, attempt);
             }
         }
     }
@@ -219,6 +226,27 @@ impl Core {
         for Claim { key, id, attempt } in mem::take(&mut self.claims.sent).into_values().flatten() {
             let Some(run) = self.run_mut(&key, &id).filter(|run| run.attempt() == Some(&attempt)) else { continue };
             run.in_doubt();
+            self.disown(id, attempt);
+        }
+    }
+
+    /// Claims nothing any more.
+    pub(super) fn hold(&mut self) {
+        self.held = true;
+        if self.config.rules.hold(Rule::DisownUncalled) {
+            return;
+        }
+        let runs = self.lines.values().flat_map(Line::runs).map(|(_, run)| run);
+        let running = runs.filter(|run| !run.is_elsewhere() && run.claim_on_its_way().is_none());
+        let running: Vec<_> = running.filter_map(|run| Some((run.id.clone(), run.running()?.clone()))).collect();
+        for (id, attempt) in running {
+            self.disown(id, attempt);
+        }
+    }
+
+    /// Says of an attempt that is not called, and will not be, that it has not begun.
+    fn disown(&mut self, id: String, attempt: Attempt) {
+        if self.config.rules.hold(Rule::Disown) {
             self.actions.push(Action::Disown { id, attempt });
         }
     }

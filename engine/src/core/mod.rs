@@ -33,6 +33,7 @@ use jiff::Timestamp;
 
 use self::claims::{Claims, Keeping};
 use self::startups::Startup;
+use crate::rule::{Rule, Rules};
 use crate::runs::{Attempt, Ending, Outcome, Run, plus};
 use crate::schedule::{Line, parse_id};
 use crate::startup::{Place, Plan};
@@ -51,6 +52,8 @@ pub struct Config {
     pub place: Place,
     /// What its nonces begin with: no other core has ever had or will have the same.
     pub nonces: String,
+    /// All, but for a simulator's negative controls.
+    pub rules: Rules,
 }
 
 /// The term, as it is at a step.
@@ -84,7 +87,7 @@ pub enum Event {
     },
     /// What a majority holds of the runs that were asked for.
     Read(Result<Vec<Record>, ReadError>),
-    /// A call has ended, or an attempt was cancelled, and that is recorded.
+    /// A call has ended, and that is recorded.
     Ended {
         /// The run.
         id: String,
@@ -117,7 +120,7 @@ pub enum Action {
     /// Make a call, record what comes of it, and then say so by [`Event::Ended`]. Done even when the term has ended.
     Call(Box<Start>),
     /// End an attempt: hang up where the call is this agent's, whichever term began it; else record that it was
-    /// cancelled, and then say so by [`Event::Ended`].
+    /// cancelled. It may have ended before in another way, so that the ledger tells how.
     Cancel {
         /// The run.
         id: String,
@@ -256,7 +259,8 @@ pub struct Core {
     claims: Claims,
     keeping: Keeping,
     stray: BTreeSet<String>,
-    reading: bool,
+    /// The runs that the ledger is being asked about, and since when.
+    reading: Option<(Timestamp, Vec<String>)>,
     last_op: OpId,
     last_nonce: u64,
     actions: Vec<Action>,
@@ -285,12 +289,16 @@ impl Core {
             claims: Claims::default(),
             keeping: Keeping::default(),
             stray: BTreeSet::new(),
-            reading: false,
+            reading: None,
             last_op: 0,
             last_nonce: 0,
             actions: Vec::new(),
         };
         core.take_plan(moment);
+        if !core.config.rules.hold(Rule::GateFirst) {
+            core.running = true;
+            core.take_schedules(moment);
+        }
         core.wake_at(Key::Sweep, Some(plus(moment.now, readings::SWEEP)));
         core.work(moment);
         let actions = mem::take(&mut core.actions);
@@ -314,7 +322,7 @@ impl Core {
             Event::Put { op, results } => self.take_results(op, results, moment.now),
             Event::Read(result) => self.take_reading(result, moment.now),
             Event::Ended { id, nonce, outcome } => self.take_end(&id, &nonce, outcome, moment.now),
-            Event::Hold => self.held = true,
+            Event::Hold => self.hold(),
             Event::GiveUp => self.give_up(),
         }
         self.work(moment);
@@ -346,7 +354,7 @@ impl Core {
             self.wakes.remove(&key);
             match key {
                 Key::Schedule(_) | Key::Startup(_) => self.step_key(&key, moment.now),
-                Key::Poll => self.poll(),
+                Key::Poll => self.poll(moment.now),
                 Key::Sweep => self.sweep(moment),
             }
         }

@@ -1,6 +1,6 @@
 //! Runs that go on elsewhere, and records that belong to nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cabloy_crds::files::AgentFile;
@@ -9,7 +9,7 @@ use cabloy_redlock::record::Record;
 use jiff::Timestamp;
 
 use super::{Action, Core, Key, Moment};
-use crate::runs::plus;
+use crate::runs::{Run, plus};
 use crate::schedule::parse_id;
 use crate::startup::record_id;
 
@@ -19,21 +19,39 @@ const POLL: Duration = Duration::from_millis(250);
 /// How often records are looked for that belong to nothing any more; one found twice in a row is removed.
 pub(super) const SWEEP: Duration = Duration::from_secs(30);
 
+/// How soon the ledger is to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ask {
+    /// There may be a result by then.
+    Soon,
+    /// A deadline has passed.
+    Now,
+}
+
+impl Ask {
+    /// Whether the ledger is to be asked about a run.
+    pub(super) fn about(run: &Run, now: Timestamp) -> Option<Self> {
+        run.is_elsewhere().then(|| if run.is_overdue(now) { Self::Now } else { Self::Soon })
+    }
+}
+
 impl Core {
     pub(super) fn take_reading(&mut self, result: Result<Vec<Record>, ReadError>, now: Timestamp) {
-        self.reading = false;
-        if self.held {
-            return;
-        }
-        for record in result.unwrap_or_default() {
-            let Some(key) = self.key_of(&record.id) else { continue };
-            if let Some(run) = self.run_mut(&key, &record.id) {
-                run.read(&record);
+        let Some((asked, ids)) = self.reading.take().filter(|_| !self.held) else { return };
+        if let Ok(records) = result {
+            let records: BTreeMap<_, _> = records.into_iter().map(|record| (record.id.clone(), record)).collect();
+            for id in &ids {
+                let Some(key) = self.key_of(id) else { continue };
+                let Some(run) = self.run_mut(&key, id) else { continue };
+                if let Some(record) = records.get(id) {
+                    run.read(record);
+                }
+                run.looked(asked);
                 self.step_key(&key, now);
             }
         }
         if !self.elsewhere().is_empty() {
-            self.ask_soon(now);
+            self.ask(Some(Ask::Soon), now);
         }
     }
 
@@ -44,16 +62,19 @@ impl Core {
         lines.chain(startups).filter(|run| run.is_elsewhere()).map(|run| run.id.clone()).collect()
     }
 
-    pub(super) fn ask_soon(&mut self, now: Timestamp) {
-        if !self.reading && !self.wakes.contains_key(&Key::Poll) {
-            self.wake_at(Key::Poll, Some(plus(now, POLL)));
+    pub(super) fn ask(&mut self, ask: Option<Ask>, now: Timestamp) {
+        let Some(ask) = ask.filter(|_| self.reading.is_none()) else { return };
+        match ask {
+            Ask::Now => self.wake_at(Key::Poll, Some(now)),
+            Ask::Soon if self.wakes.contains_key(&Key::Poll) => {}
+            Ask::Soon => self.wake_at(Key::Poll, Some(plus(now, POLL))),
         }
     }
 
-    pub(super) fn poll(&mut self) {
+    pub(super) fn poll(&mut self, now: Timestamp) {
         let ids = self.elsewhere();
-        if !ids.is_empty() {
-            self.reading = true;
+        if !ids.is_empty() && self.reading.is_none() {
+            self.reading = Some((now, ids.clone()));
             self.actions.push(Action::Read(ids));
         }
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use cabloy_redlock::record::Record;
 use jiff::Timestamp;
 
+use super::readings::Ask;
 use super::{Action, Core, Key, Moment, News};
+use crate::rule::Rule;
 use crate::schedule::{self, Line, Memory, Occasion, memory_id, parse_id, run_id};
 
 impl Core {
@@ -23,7 +25,10 @@ impl Core {
                     self.claim(Key::Schedule(schedule()), id, attempt, timeout, now);
                 }
                 schedule::Action::Stop(id) => self.cancel(name, id),
-                schedule::Action::Forget(id) => self.keeping.over(name, [id]),
+                schedule::Action::Forget(id) if self.config.rules.hold(Rule::MemoryFirst) => {
+                    self.keeping.over(name, [id]);
+                }
+                schedule::Action::Forget(id) => self.keeping.remove([id]),
                 schedule::Action::Over(result) => self.tell(News::Over { schedule: schedule(), result }),
                 schedule::Action::Skipped(ticks) => self.tell(News::Skipped { schedule: schedule(), ticks }),
                 schedule::Action::Missed(ticks) => self.tell(News::Missed { schedule: schedule(), ticks }),
@@ -43,15 +48,14 @@ impl Core {
     fn after_step(&mut self, name: &Arc<str>, now: Timestamp) {
         let Some(line) = self.lines.get(name) else { return };
         let (status, alarm, wake) = (Box::new(line.status()), line.alarm(), line.wake());
-        let elsewhere = line.runs().any(|(_, run)| run.is_elsewhere());
+        let ask = line.runs().filter_map(|(_, run)| Ask::about(run, now)).max();
         let awaits = line.runs().filter_map(|(_, run)| run.awaits().cloned()).collect();
         self.keeping.note(name, line.is_unsaved());
         self.tell(News::Awaits { id: memory_id(name), awaits });
         self.tell(News::Schedule(status, alarm));
-        self.wake_at(Key::Schedule(Arc::clone(name)), wake);
-        if elsewhere {
-            self.ask_soon(now);
-        }
+        // A deadline that has passed waits for what the ledger says, and not for a time.
+        self.wake_at(Key::Schedule(Arc::clone(name)), wake.filter(|at| *at > now));
+        self.ask(ask, now);
     }
 
     /// Takes up the schedules of the file, from what the ledger knows of them.
@@ -75,14 +79,16 @@ impl Core {
                 None => {
                     let memory = memories.remove(&schedule.name);
                     let records = runs.remove(&schedule.name).unwrap_or_default();
-                    Line::new(schedule.clone(), memory, records, moment.now).map(|(line, actions)| {
-                        let over = actions.into_iter().filter_map(|it| match it {
-                            schedule::Action::Forget(id) => Some(id),
-                            _ => None,
-                        });
-                        self.keeping.over(&name, over);
-                        self.lines.insert(Arc::clone(&name), line);
-                    })
+                    Line::under(self.config.rules, schedule.clone(), memory, records, moment.now).map(
+                        |(line, actions)| {
+                            let over = actions.into_iter().filter_map(|it| match it {
+                                schedule::Action::Forget(id) => Some(id),
+                                _ => None,
+                            });
+                            self.keeping.over(&name, over);
+                            self.lines.insert(Arc::clone(&name), line);
+                        },
+                    )
                 }
             };
             if let Err(error) = taken {

@@ -8,6 +8,7 @@ use cabloy_crds::agent_status::Verdict;
 use cabloy_crds::vocabulary::Scope;
 use jiff::Timestamp;
 
+use super::readings::Ask;
 use super::{Core, Key, Moment, News};
 use crate::runs::{Next, Run};
 use crate::startup::{Plan, Task};
@@ -22,14 +23,16 @@ pub(super) struct Startup {
 impl Core {
     pub(super) fn take_plan(&mut self, moment: Moment<'_>) {
         // Of a revision that the file does not know the agent does not stand, and so resigns soon.
-        let Ok(plan) = Plan::new(&self.file, &self.config.place) else { return };
+        let rules = self.config.rules;
+        let Ok(plan) = Plan::under(rules, &self.file, &self.config.place) else { return };
         let mut before: BTreeMap<_, _> = mem::take(&mut self.startups);
         for task in plan.tasks.iter().filter(|it| it.startup.scope == Scope::Cluster) {
             let id = task.id();
             let name: Arc<str> = task.startup.name.as_str().into();
             let known = before.remove(&name).map(|it| it.run).filter(|run| run.id == id);
             let run = known.unwrap_or_else(|| {
-                moment.records.get(&id).map_or_else(|| Run::new(id), |record| Run::from_record(record))
+                let run = moment.records.get(&id).map_or_else(|| Run::new(id), |record| Run::from_record(record));
+                run.under(rules)
             });
             self.startups.insert(name, Startup { task: task.clone(), run });
         }
@@ -70,7 +73,7 @@ impl Core {
                 self.claim(key.clone(), id, attempt, policy.timeout, now);
                 self.tell(News::StartupBegins { task: Arc::clone(name), attempt });
             }
-            Next::Claim(_) | Next::Busy => {}
+            Next::Claim(_) | Next::Look | Next::Busy => {}
             Next::Wait(until) => wake = Some(until),
             Next::Over(ending) => {
                 if ending.verdict == Verdict::Done {
@@ -84,11 +87,9 @@ impl Core {
         let Some(Startup { task, run }) = self.startups.get(name) else { return };
         let id = task.id();
         let status = Box::new(task.status(run, self.done.contains(&id), now));
-        let (awaits, elsewhere) = (run.awaits().cloned().into_iter().collect(), run.is_elsewhere());
+        let (awaits, ask) = (run.awaits().cloned().into_iter().collect(), Ask::about(run, now));
         self.tell(News::Awaits { id, awaits });
         self.tell(News::Startup(status));
-        if elsewhere {
-            self.ask_soon(now);
-        }
+        self.ask(ask, now);
     }
 }

@@ -46,7 +46,8 @@ struct Term {
 impl Term {
     fn begin(file: Arc<AgentFile>, records: Records, now: i64) -> Self {
         let (pod, uid) = ("p".to_owned(), "u".to_owned());
-        let config = Config { pod, uid, place: Place::Pod("h".into()), nonces: format!("{now}") };
+        let config =
+            Config { pod, uid, place: Place::Pod("h".into()), nonces: format!("{now}"), rules: Rules::default() };
         let moment = Moment { now: at(now), may_claim: true, records: &records };
         let (core, actions) = Core::begin(config, file, BTreeSet::new(), moment);
         let (puts, calls, others) = (Vec::new(), Vec::new(), Vec::new());
@@ -151,6 +152,38 @@ fn a_claim_in_doubt_is_disowned_and_never_called() {
     assert!(matches!(&*term.others, [Action::Disown { attempt, .. }] if attempt.number == 1));
     term.wake(1_250);
     assert!(matches!(term.others.last(), Some(Action::Read(ids)) if ids.len() == 1), "what became of it is asked");
+}
+
+#[test]
+fn what_comes_through_after_its_deadline_is_not_called() {
+    let mut term = Term::begin(file(&[]), Records::new(), 500);
+    term.step(Event::GateOpen);
+    term.take();
+    term.wake(1_000);
+    // The process stands still, and another leader may have gone on without it.
+    term.now = 6_000;
+    term.take();
+    assert!(term.calls.is_empty() && matches!(term.others.first(), Some(Action::Disown { .. })), "{:?}", term.others);
+}
+
+#[test]
+fn a_result_that_was_recorded_just_before_the_deadline_counts() {
+    let mut first = Term::begin(file(&[]), Records::new(), 500);
+    first.step(Event::GateOpen);
+    first.take();
+    first.wake(1_000);
+    first.take();
+    let start = first.calls[0].clone();
+    let mut next = Term::begin(file(&[]), first.records.clone(), 5_900);
+    next.step(Event::GateOpen);
+    let done = Outcome { kind: OutcomeKind::Done, ..Outcome::not_begun(at(5_950)) };
+    next.record(&start.id, Recording::of_call(start.id.clone(), &start.attempt, &done).result);
+    next.puts.clear();
+    next.wake(6_000);
+    assert_eq!(next.others, [Action::Read(vec![start.id.clone()])], "nothing is said before the ledger is asked");
+    assert!(!next.written().contains(&&*start.id));
+    next.step(Event::Read(Ok(vec![Record::clone(&next.records[&start.id])])));
+    assert!(next.calls.is_empty() && !next.written().contains(&&*start.id), "it is done");
 }
 
 #[test]

@@ -9,11 +9,15 @@ use jiff::Timestamp;
 use super::occasion::Occasion;
 use super::overlap::WAITING;
 use super::{Action, Line};
-use crate::runs::between;
+use crate::rule::Rule;
+use crate::runs::{between, plus};
 
 /// A tick that is no later than this is in time, whatever is asked for: a hand-over takes some hundred milliseconds, and
 /// a crash a lease.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long before its time a tick is run by whoever does not wait for it.
+const AHEAD: Duration = Duration::from_millis(500);
 
 /// How many missed ticks are counted one by one at a time; after that the rest is passed over uncounted.
 pub(super) const COUNTED: u64 = 10_000;
@@ -40,7 +44,8 @@ impl Line {
         let (mut missed, mut skipped) = (0, 0);
         // The late ticks that are run all the same, each after the tick before it.
         let mut late: VecDeque<(Timestamp, Timestamp)> = VecDeque::new();
-        while let Some(tick) = self.next.filter(|tick| self.timetable.due(*tick) <= now) {
+        let ahead = if self.rules.hold(Rule::Due) { Duration::ZERO } else { AHEAD };
+        while let Some(tick) = self.next.filter(|tick| self.timetable.due(*tick) <= plus(now, ahead)) {
             let before = std::mem::replace(&mut self.memory.low_water, tick);
             let age = between(self.timetable.due(tick), now);
             if age <= GRACE {
@@ -49,7 +54,7 @@ impl Line {
                 }
                 skipped += self.offer(tick, before);
             } else {
-                let goes = age > window || kept == 0;
+                let goes = (age > window && self.rules.hold(Rule::Window)) || kept == 0;
                 if !goes {
                     late.push_back((tick, before));
                 }
@@ -84,7 +89,7 @@ impl Line {
         while self.has_room() {
             let Some(tick) = self.memory.waiting.pop_front() else { break };
             let age = between(self.timetable.due(tick), now);
-            if self.patience().is_some_and(|patience| age > patience) {
+            if self.patience().is_some_and(|patience| age > patience && self.rules.hold(Rule::Window)) {
                 self.memory.missed += 1;
                 self.unsaved = true;
                 actions.push(Action::Missed(1));

@@ -26,6 +26,7 @@ use cabloy_redlock::record::Record;
 use jiff::Timestamp;
 
 use crate::digest;
+use crate::rule::{Rule, Rules};
 use crate::runs::{Claimed, Ending, Next, Policy, Run, whole_ms};
 
 pub use memory::Memory;
@@ -68,6 +69,7 @@ pub struct Line {
     next: Option<Timestamp>,
     /// Ticks that fell due before this were due while nobody led here: none of them is skipped for another.
     began: Timestamp,
+    rules: Rules,
 }
 
 /// A run that is open.
@@ -117,18 +119,32 @@ impl Line {
         records: BTreeMap<Occasion, Record>,
         now: Timestamp,
     ) -> Result<(Self, Vec<Action>), InvalidTimetable> {
+        Self::under(Rules::default(), schedule, memory, records, now)
+    }
+
+    /// The same, by these rules.
+    ///
+    /// # Errors
+    /// The schedule has no timetable.
+    pub fn under(
+        rules: Rules,
+        schedule: Schedule,
+        memory: Option<Memory>,
+        records: BTreeMap<Occasion, Record>,
+        now: Timestamp,
+    ) -> Result<(Self, Vec<Action>), InvalidTimetable> {
         let timetable = Timetable::new(&schedule)?;
         let unsaved = memory.is_none();
         let mut memory = memory.unwrap_or_else(|| Memory::new(whole_ms(now), now, rule(&schedule), schedule.suspend));
         let mut actions = Vec::new();
         let mut open = BTreeMap::new();
         for (occasion, record) in records {
-            if memory.is_over(&occasion) {
+            if memory.is_over(&occasion) && rules.hold(Rule::OverIsOver) {
                 actions.push(Action::Forget(record.id));
                 continue;
             }
             let claimed = serde_json::from_value::<Claimed>(record.data.clone());
-            let run = Run::from_record(&record);
+            let run = Run::from_record(&record).under(rules);
             open.insert(occasion, Open::new(run, claimed.map_or(now, |claimed| claimed.at)));
         }
         // What was to be claimed, and is claimed nowhere, is still to be run.
@@ -146,6 +162,9 @@ impl Line {
             memory.low_water = last;
         }
         memory.waiting.make_contiguous().sort_unstable();
+        if !rules.hold(Rule::LowWater) {
+            memory.low_water = memory.low_water.max(now);
+        }
         let mut line = Self {
             policy: policy(&schedule),
             digest: digest(&schedule),
@@ -156,6 +175,7 @@ impl Line {
             memory,
             unsaved,
             open,
+            rules,
         };
         line.settle_in(now);
         Ok((line, actions))
@@ -227,7 +247,7 @@ impl Line {
 
     /// Opens a run.
     fn take_up(&mut self, occasion: Occasion, now: Timestamp) {
-        let run = Run::new(run_id(&self.schedule.name, &occasion));
+        let run = Run::new(run_id(&self.schedule.name, &occasion)).under(self.rules);
         self.open.insert(occasion, Open::new(run, now));
     }
 
@@ -398,7 +418,7 @@ impl Open {
             Next::Over(ending) => Some(ending),
             Next::Claim(_) if self.is_given_up => Some(self.run.cancelled()),
             Next::Wait(_) if self.is_given_up && self.run.running().is_none() => Some(self.run.cancelled()),
-            Next::Claim(_) | Next::Wait(_) | Next::Busy => None,
+            Next::Claim(_) | Next::Wait(_) | Next::Look | Next::Busy => None,
         }
     }
 }

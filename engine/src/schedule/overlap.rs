@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::occasion::Occasion;
 use super::{Action, Line, Open};
+use crate::rule::Rule;
 use crate::runs::between;
 
 /// How many ticks wait at most; what falls due beyond them is skipped.
@@ -58,14 +59,16 @@ impl Line {
 
     /// Whether a tick that waits can be taken up.
     pub(super) fn has_room(&self) -> bool {
-        let limit = if self.schedule.overlap == Overlap::AllowAll { TOGETHER } else { 1 };
+        let together = self.schedule.overlap == Overlap::AllowAll || !self.rules.hold(Rule::Turn);
+        let limit = if together { TOGETHER } else { 1 };
         self.ticks().count() < limit
     }
 
     /// Whether an attempt at an open run may be claimed: ticks go one after another, unless all are allowed at once.
     pub(super) fn has_turn(&self, occasion: &Occasion) -> bool {
         let Some(tick) = occasion.tick() else { return true };
-        self.schedule.overlap == Overlap::AllowAll || self.ticks().next().is_none_or(|(first, _)| first == tick)
+        let together = self.schedule.overlap == Overlap::AllowAll || !self.rules.hold(Rule::Turn);
+        together || self.ticks().next().is_none_or(|(first, _)| first == tick)
     }
 
     /// Gives up what runs, where a newer tick is to take its place.

@@ -29,12 +29,13 @@ fn line(schedule: Schedule, now: i64) -> Line {
     Line::new(schedule, None, BTreeMap::new(), at(now)).unwrap().0
 }
 
-/// Calls that are without an answer at their deadline end, as those of the engine do.
+/// Calls that are without an answer at their deadline end, and the ledger knows of no other result.
 pub fn time_out(line: &mut Line, now: Timestamp) {
     for run in line.runs_mut() {
         if let Some(Attempt { nonce, .. }) = run.running().filter(|attempt| attempt.deadline <= now).cloned() {
             run.unanswered(&nonce);
         }
+        run.looked(now);
     }
 }
 
