@@ -12,9 +12,10 @@ test: setup
 	else echo "0 tests did not run"; fi
 
 # The election in so many simulated worlds; one of them with all that happens: cargo run -p cabloy-sim -- --seed N.
+# ENGINE=1: with the schedule engine on top of it.
 SEEDS ?= 1000000
 sim:
-	@cargo run --locked -p cabloy-sim -- --seeds $(SEEDS)
+	@cargo run --locked -p cabloy-sim -- --seeds $(SEEDS) $(if $(ENGINE),--engine)
 
 # Every state of three masters and up to three agents, within bounds; LARGER=1, 2, … widens them, and then each of the 15
 # scenarios goes as far as it comes in so many SECONDS.

@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Context;
+use cabloy_engine::rule as engine;
 use cabloy_redlock::rule::{Rule, Rules};
 use cabloy_sim::many::{Sum, run_all};
-use cabloy_sim::{Check, FAULTS, Tally, run};
+use cabloy_sim::{Check, EVENTS, FAULTS, Laws, Tally, run};
 use clap::Parser;
 
 #[derive(Parser)]
-#[command(about = "Simulates the election under every fault that it must bear")]
+#[command(about = "Simulates the election, and the engine on top of it, under every fault that they must bear")]
 struct Args {
     /// How many seeds.
     #[arg(long, default_value_t = 1_000_000)]
@@ -27,20 +27,34 @@ struct Args {
     /// Worlds of this drill alone, by its number in plan.rs.
     #[arg(long)]
     drill: Option<u64>,
+    /// With the schedule engine on top of the election.
+    #[arg(long)]
+    engine: bool,
     /// Goes on after a violation, and counts them.
     #[arg(long)]
     count: bool,
 }
 
+impl Args {
+    fn laws(&self) -> anyhow::Result<Laws> {
+        let (mut election, mut engine) = (Vec::new(), Vec::new());
+        for name in &self.without {
+            let of_election = Rule::ALL.iter().find(|rule| format!("{rule:?}") == *name);
+            let of_engine = engine::Rule::ALL.iter().find(|rule| format!("{rule:?}") == *name && self.engine);
+            anyhow::ensure!(of_election.is_some() || of_engine.is_some(), "there is no rule {name}");
+            election.extend(of_election);
+            engine.extend(of_engine);
+        }
+        let engine = self.engine.then(|| engine::Rules::without(&engine));
+        Ok(Laws { election: Rules::without(&election), engine })
+    }
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let rule = |name: &String| {
-        Rule::ALL.iter().find(|rule| format!("{rule:?}") == *name).copied().with_context(|| format!("no rule {name}"))
-    };
-    let without = args.without.iter().map(rule).collect::<Result<Vec<_>, _>>()?;
-    let rules = Rules::without(&without);
+    let laws = args.laws()?;
     if let Some(seed) = args.seed {
-        let outcome = run(seed, rules, Check::All, true);
+        let outcome = run(seed, laws, Check::All, true);
         for line in &outcome.trace {
             println!("{line}");
         }
@@ -55,7 +69,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let (sum, found) = run_all(
         args.from..args.from + args.seeds,
         args.drill,
-        rules,
+        laws,
         Check::All,
         |_| !args.count,
         |sum| {
@@ -71,10 +85,17 @@ fn main() -> anyhow::Result<ExitCode> {
     for (fault, count) in FAULTS.iter().zip(faults) {
         println!("{count:>12} {fault:?}");
     }
+    if args.engine {
+        let Tally { engine_steps, calls, events, .. } = sum.tally;
+        println!("{engine_steps} steps of engines, {calls} calls");
+        for (event, count) in EVENTS.iter().zip(events) {
+            println!("{count:>12} {event:?}");
+        }
+    }
     for (promise, (count, seed)) in &sum.broken {
         println!("{count:>12} broken: {promise:?}, first by seed {seed}");
     }
     let Some((seed, violation)) = found else { return Ok(ExitCode::SUCCESS) };
-    println!("seed {seed}: {violation}; its trace: --seed {seed}");
+    println!("seed {seed}: {violation}; its trace: --seed {seed}{}", if args.engine { " --engine" } else { "" });
     Ok(ExitCode::FAILURE)
 }

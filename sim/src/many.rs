@@ -6,10 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use cabloy_redlock::rule::Rules;
-
 use crate::plan::DRILLS;
-use crate::world::{Check, Outcome, Tally, run};
+use crate::world::{Check, Laws, Outcome, Tally, run};
 use crate::{Promise, Violation};
 
 /// What many worlds came to.
@@ -39,11 +37,12 @@ impl Sum {
 pub fn run_all(
     seeds: Range<u64>,
     drill: Option<u64>,
-    rules: Rules,
+    laws: impl Into<Laws>,
     check: Check,
     wanted: impl Fn(Promise) -> bool + Sync,
     progress: impl Fn(&Sum) + Sync,
 ) -> (Sum, Option<(u64, Violation)>) {
+    let laws = laws.into();
     let next = AtomicU64::new(seeds.start);
     let end = AtomicU64::new(seeds.end);
     let sum = Mutex::new(Sum::default());
@@ -57,7 +56,7 @@ pub fn run_all(
             if drill.is_some_and(|drill| seed % DRILLS != drill) {
                 continue;
             }
-            let outcome = run(seed, rules, check, false);
+            let outcome = run(seed, laws, check, false);
             let mut all = sum.lock().unwrap_or_else(PoisonError::into_inner);
             all.add(seed, &outcome);
             if all.seeds.is_multiple_of(10_000) {

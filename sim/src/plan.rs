@@ -206,6 +206,17 @@ impl Plan {
         plan.drill(seed % DRILLS, dice)
     }
 
+    /// A world with engines: no drill, and what is asked of the ledger is what they ask.
+    pub(crate) fn draw_for_engines(dice: &mut Dice) -> Self {
+        let mut plan = Self { steps: dice.between(600, 1500), restless: false, ..Self::draw(DRILLS - 1, dice) };
+        // Candidates are of their pods' revisions, and pods come and go with theirs.
+        for fault in [Fault::Revise, Fault::Foreign, Fault::KillAgent] {
+            plan.weights[fault as usize] = 0;
+        }
+        plan.trouble = dice.one_of(&[100, 300, 1000, 3000]);
+        plan
+    }
+
     /// A world where one kind of trouble meets with what it takes to do harm.
     fn drill(mut self, kind: u64, dice: &mut Dice) -> Self {
         match kind {

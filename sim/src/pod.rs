@@ -130,6 +130,11 @@ impl World {
                 self.step(id, Event::Listening(node))?;
             }
         }
+        if self.with_engine {
+            self.desks[id].started = true;
+            self.pods[id].candidacy.stands = !self.desks[id].app.down;
+            self.gate_step(id)?;
+        }
         let candidacy = self.pods[id].candidacy;
         self.step(id, Event::Stand(candidacy))
     }
@@ -198,6 +203,7 @@ impl World {
                     Ok(())
                 }
             }
+            Due::Engine(due) => self.engine_happens(due),
             _ => Ok(()),
         }
     }
@@ -221,7 +227,7 @@ impl World {
         let backlog = std::mem::take(&mut player.backlog);
         // What became of connections is known in the order in which it happened.
         let (news, mut backlog): (Vec<_>, Vec<_>) =
-            backlog.into_iter().partition(|due| matches!(due, Due::Event { .. }));
+            backlog.into_iter().partition(|due| matches!(due, Due::Event { .. } | Due::Engine(_)));
         self.say(|| format!("a{id} goes on"));
         if self.dice.chance(300) {
             for last in (1..backlog.len()).rev() {
@@ -242,6 +248,9 @@ impl World {
         pod.knows |= matches!(event, Event::Raise(_));
         let now = pod.clock.read(self.now);
         let actions = pod.core.step(now, event);
+        if self.with_engine {
+            self.set_time(id);
+        }
         actions.into_iter().try_for_each(|action| self.carry_out(id, now, action))
     }
 
@@ -272,8 +281,8 @@ impl World {
             }
             Action::Announce(news) => return self.hear(id, news),
             Action::Put { op, results } => return self.put_decided(id, op, results),
-            Action::Finish { op, result } => return self.finish_decided(id, op, result.is_ok()),
-            Action::Look { op, result } => return self.look_decided(id, op, result.ok()),
+            Action::Finish { op, result } => return self.finish_decided(id, op, result),
+            Action::Look { op, result } => return self.look_decided(id, op, result),
             Action::Forget { op, result } => {
                 self.say(|| format!("a{id} forget {op}: {result:?}"));
                 self.pods[id].asked.remove(&op);
@@ -304,6 +313,9 @@ impl World {
                 }
                 let in_order = self.plan.clocks == Clocks::Kept;
                 self.truth.leads(token, in_order, before, &records)?;
+                if self.with_engine {
+                    self.engine_leads(id, token);
+                }
                 self.far_clocks(id, token)?;
                 self.one_leads(id, token)
             }
@@ -322,6 +334,9 @@ impl World {
                     Some(leader) => format!("a{id} follows {leader}"),
                     None => format!("a{id} follows nobody"),
                 });
+                if self.with_engine {
+                    self.engine_follows(id);
+                }
                 Ok(())
             }
             News::Recorded(records) => {

@@ -32,13 +32,14 @@ impl World {
         self.hand_over(ttl)
     }
 
-    fn all_is_well(&mut self) -> Result<(), Violation> {
+    pub(crate) fn all_is_well(&mut self) -> Result<(), Violation> {
         self.say(|| "all is well from now on".into());
         self.calm = true;
         self.release_all();
         // Clocks are set right, back too: only a memory that begins anew must not meet a time that was before.
         let newest = (0..self.nodes.len()).map(|node| self.shows(node).as_nanos()).max().unwrap_or_default();
-        let right = if self.truth.losses == 0 && self.plan.memory != Memory::Any { self.now } else { newest };
+        let goes_back = self.truth.losses == 0 && self.plan.memory != Memory::Any && !self.with_engine;
+        let right = if goes_back { self.now } else { newest };
         for node in 0..self.nodes.len() {
             self.nodes[node].stalled = 0;
             self.node_up(node);
@@ -66,18 +67,20 @@ impl World {
                 if self.pods[id].timing.ttl != self.plan.ttl {
                     self.retime(id, Timing { ttl: self.plan.ttl })?;
                 }
+                // Pods are of their own revisions where there is an app in them.
+                let revision = if self.with_engine { self.pods[id].candidacy.revision } else { revision };
                 self.stand(id, Candidacy { stands: true, revision })?;
             }
         }
         Ok(())
     }
 
-    fn leader(&self) -> Option<PodId> {
+    pub(crate) fn leader(&self) -> Option<PodId> {
         self.pods.iter().position(|pod| pod.believes(self.now))
     }
 
     /// Goes on until `done`, at most for `span`.
-    fn until(&mut self, span: Time, done: impl Fn(&Self) -> bool) -> Result<(), Violation> {
+    pub(crate) fn until(&mut self, span: Time, done: impl Fn(&Self) -> bool) -> Result<(), Violation> {
         let end = self.now + span;
         self.plan_at(end, Due::Lull);
         while self.now < end && !done(self) {

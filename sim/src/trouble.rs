@@ -118,6 +118,9 @@ impl World {
                 let (mirror, rules) = (self.mirror, self.rules);
                 self.pods[pod].clock.go_on_if_stopped(self.now);
                 self.pods[pod].replace(pod, mirror, rules);
+                if self.with_engine {
+                    self.agent_begins_anew(pod);
+                }
                 let after = self.around(300);
                 self.plan_in(after, Due::Start(pod));
             }
@@ -255,6 +258,7 @@ impl World {
             let lost = had_majority && !leads && !self.seeds_under_way();
             let models: Vec<_> = self.nodes.iter().map(|node| &node.model).collect();
             self.truth.lose(lost, &models);
+            self.watch.lose();
         }
     }
 
@@ -304,6 +308,7 @@ impl World {
 
     pub(crate) fn jump(&mut self, id: NodeId, by: i64) {
         self.say(|| format!("the clock of n{id} jumps by {} ms", by / 1_000_000));
+        self.now_by_median();
         let now = self.now;
         let server = &mut self.nodes[id];
         server.clock.jump(now, by);

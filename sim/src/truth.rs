@@ -41,6 +41,40 @@ pub enum Promise {
     IdleCost,
     /// Everything asked of the ledger is answered.
     Answered,
+
+    // Of engines.
+    /// All calls under one token come from one process of an agent (I3).
+    OneCaller,
+    /// No attempt of a run begins twice (I4).
+    AttemptOnce,
+    /// No attempt of a run begins beside another one whose deadline has not passed.
+    OneAttempt,
+    /// No run goes on that is done, refused, disabled or cancelled.
+    OverIsOver,
+    /// No tick is claimed before it has come by the median of the masters' clocks.
+    NotAhead,
+    /// No tick is begun that is older than the window (I5).
+    InWindow,
+    /// No tick is lost within the window (I5).
+    NoneLost,
+    /// Ticks that must not overlap do not, before their deadlines.
+    NoOverlap,
+    /// What the app has done while all was well is said to be done.
+    TrueVerdict,
+    /// Nothing of a schedule runs on a pod whose gate is shut.
+    GateFirst,
+    /// A gate opens when the tasks are done that it waits for.
+    GateWaits,
+    /// Once all is well a gate opens.
+    GateOpens,
+    /// A gate that is open stays so.
+    GateStays,
+    /// A startup task runs on the code of its own revision.
+    OwnRevision,
+    /// A startup task that is done, and mirrored, is not run again (I7).
+    StartupOnce,
+    /// A startup task waits for those that it comes after.
+    TaskOrder,
 }
 
 /// A broken promise.

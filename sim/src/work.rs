@@ -1,10 +1,11 @@
 //! What agents ask of the ledger: they claim, record results, look and forget, as the schedule engine would, and worse.
 
 use cabloy_redlock::core::{Event, OpId};
-use cabloy_redlock::ledger::{Put, PutError};
+use cabloy_redlock::ledger::{FinishError, Put, PutError, ReadError};
 use cabloy_redlock::record::{Record, RunResult};
 use serde_json::json;
 
+use crate::engine;
 use crate::truth::{Ballot, Promise, Violation, broken};
 use crate::world::{Check, Due, PodId, World};
 
@@ -12,9 +13,20 @@ use crate::world::{Check, Due, PodId, World};
 #[derive(Debug)]
 pub(crate) enum Asked {
     Put(Vec<Claim>, Before),
-    Finish { run: String, nonce: String, done: bool, losses: u64 },
-    Look { ids: Vec<String>, claims: Vec<Option<Ballot>>, before: Before },
+    Finish {
+        run: String,
+        nonce: String,
+        done: bool,
+        losses: u64,
+    },
+    Look {
+        ids: Vec<String>,
+        claims: Vec<Option<Ballot>>,
+        before: Before,
+    },
     Forget,
+    /// By the engine.
+    Engine(engine::Asked),
 }
 
 #[derive(Debug)]
@@ -70,7 +82,7 @@ impl World {
         format!("r{}", self.first_run + self.dice.below(self.plan.runs as u64))
     }
 
-    fn next_op(&mut self) -> OpId {
+    pub(crate) fn next_op(&mut self) -> OpId {
         self.last_op += 1;
         self.last_op
     }
@@ -129,8 +141,13 @@ impl World {
         op: OpId,
         results: Vec<Result<(), PutError>>,
     ) -> Result<(), Violation> {
-        let Some(Asked::Put(claims, before)) = self.pods[id].asked.remove(&op) else {
-            return broken(Promise::Answered, format!("put {op} was not asked"));
+        let (claims, before) = match self.pods[id].asked.remove(&op) {
+            Some(Asked::Put(claims, before)) => (claims, before),
+            Some(Asked::Engine(engine::Asked::Put { token, op })) => {
+                self.engine_put(id, token, op, results);
+                return Ok(());
+            }
+            _ => return broken(Promise::Answered, format!("put {op} was not asked")),
         };
         for (Claim { run, nonce, ballot, again }, result) in claims.into_iter().zip(results) {
             self.say(|| format!("a{id} {nonce}: {result:?}"));
@@ -168,10 +185,20 @@ impl World {
         Ok(op)
     }
 
-    pub(crate) fn finish_decided(&mut self, id: PodId, op: OpId, recorded: bool) -> Result<(), Violation> {
-        let Some(Asked::Finish { run, nonce, done, losses }) = self.pods[id].asked.remove(&op) else {
-            return broken(Promise::Answered, format!("finish {op} was not asked"));
+    pub(crate) fn finish_decided(
+        &mut self,
+        id: PodId,
+        op: OpId,
+        result: Result<(), FinishError>,
+    ) -> Result<(), Violation> {
+        let (run, nonce, done, losses) = match self.pods[id].asked.remove(&op) {
+            Some(Asked::Finish { run, nonce, done, losses }) => (run, nonce, done, losses),
+            Some(Asked::Engine(engine::Asked::Finish { recording, outcome })) => {
+                return self.engine_finished(id, recording, outcome, result);
+            }
+            _ => return broken(Promise::Answered, format!("finish {op} was not asked")),
         };
+        let recorded = result.is_ok();
         self.say(|| format!("a{id} {} the result of {nonce}", if recorded { "has recorded" } else { "gives up" }));
         if recorded && losses == self.truth.losses {
             self.outcome.tally.results += 1;
@@ -194,12 +221,19 @@ impl World {
         self.step(id, Event::Look { op, ids })
     }
 
-    pub(crate) fn look_decided(&mut self, id: PodId, op: OpId, found: Option<Vec<Record>>) -> Result<(), Violation> {
-        let Some(Asked::Look { ids, claims, before }) = self.pods[id].asked.remove(&op) else {
-            return broken(Promise::Answered, format!("look {op} was not asked"));
+    pub(crate) fn look_decided(
+        &mut self,
+        id: PodId,
+        op: OpId,
+        found: Result<Vec<Record>, ReadError>,
+    ) -> Result<(), Violation> {
+        let (ids, claims, before) = match self.pods[id].asked.remove(&op) {
+            Some(Asked::Look { ids, claims, before }) => (ids, claims, before),
+            Some(Asked::Engine(asked)) => return self.engine_read(id, &asked, found),
+            _ => return broken(Promise::Answered, format!("look {op} was not asked")),
         };
         match found {
-            Some(records) if before.losses == self.truth.losses => {
+            Ok(records) if before.losses == self.truth.losses => {
                 self.truth.looked(&ids, &records, before.recorded, &claims)
             }
             _ => Ok(()),

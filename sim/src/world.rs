@@ -2,8 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 use std::time::Duration;
 
+use cabloy_crds::files::AgentFile;
 use cabloy_redlock::core::{CallId, Event, NodeId, Timer};
 use cabloy_redlock::message::{Reply, Request, Wake};
 use cabloy_redlock::model::{Memory as Kept, ModelNode};
@@ -12,6 +14,7 @@ use cabloy_redlock::{ErrorKind, Timing};
 
 use crate::clock::{Clock, MS, Time};
 use crate::dice::Dice;
+use crate::engine::{self, Desk, EVENTS, Scene, Watch};
 use crate::foreign::Foreign;
 use crate::plan::{Clocks, FAULTS, Memory, Plan};
 use crate::pod::Pod;
@@ -76,6 +79,7 @@ pub(crate) enum Due {
     Trouble,
     Work,
     Foreign(crate::foreign::Step),
+    Engine(engine::Due),
     /// Somebody asks something, because a node is about to be seeded.
     Burst,
     /// The storm is over.
@@ -149,6 +153,12 @@ pub struct Tally {
     pub losses: u64,
     /// By the order of [`FAULTS`].
     pub faults: [u64; FAULTS.len()],
+    /// Steps of engines.
+    pub engine_steps: u64,
+    /// Calls to apps.
+    pub calls: u64,
+    /// By the order of [`EVENTS`].
+    pub events: [u64; EVENTS.len()],
     /// The longest that it took until somebody led once all was well, in ttls.
     pub settled: f64,
     /// How long the slowest hand-over took, in ttls.
@@ -162,6 +172,11 @@ impl Tally {
         self.claims += other.claims;
         self.results += other.results;
         self.losses += other.losses;
+        self.engine_steps += other.engine_steps;
+        self.calls += other.calls;
+        for (all, one) in self.events.iter_mut().zip(other.events) {
+            *all += one;
+        }
         for (all, one) in self.faults.iter_mut().zip(other.faults) {
             *all += one;
         }
@@ -208,6 +223,17 @@ pub(crate) struct World {
     pub(crate) story: Option<Story>,
     /// Streams that stand still, and what waits there.
     pub(crate) held: BTreeMap<Stream, Vec<Due>>,
+    /// With engines; none of what follows is there else.
+    pub(crate) with_engine: bool,
+    pub(crate) scene: Scene,
+    pub(crate) desks: Vec<Desk>,
+    pub(crate) watch: Watch,
+    /// The files as the operator wrote them last.
+    pub(crate) file: Arc<AgentFile>,
+    pub(crate) version: u64,
+    /// The newest revision of the app.
+    pub(crate) revision: u64,
+    pub(crate) last_trigger: u64,
     pub(crate) outcome: Outcome,
     pub(crate) check: Check,
     tracing: bool,
@@ -222,13 +248,40 @@ pub enum Check {
     Harm,
 }
 
+/// By what rules a world goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Laws {
+    /// Those of election and ledger.
+    pub election: Rules,
+    /// Those of engines, in a world with engines.
+    pub engine: Option<cabloy_engine::rule::Rules>,
+}
+
+impl Laws {
+    /// Of worlds with engines, with every rule.
+    #[must_use]
+    pub fn with_engine() -> Self {
+        Self { engine: Some(cabloy_engine::rule::Rules::default()), ..Self::default() }
+    }
+}
+
+impl From<Rules> for Laws {
+    fn from(election: Rules) -> Self {
+        Self { election, engine: None }
+    }
+}
+
 /// Runs the world of a seed.
 #[must_use]
-pub fn run(seed: u64, rules: Rules, check: Check, tracing: bool) -> Outcome {
-    let mut world = World::new(seed, rules, check, tracing);
+pub fn run(seed: u64, laws: impl Into<Laws>, check: Check, tracing: bool) -> Outcome {
+    let mut world = World::new(seed, laws.into(), check, tracing);
     if tracing {
         let plan = format!("{:?}", world.plan);
         world.say(|| plan);
+        if world.with_engine {
+            let scene = format!("{:?}", world.scene);
+            world.say(|| scene);
+        }
     }
     let result = world.play();
     let mut outcome = world.outcome;
@@ -242,9 +295,12 @@ pub fn run(seed: u64, rules: Rules, check: Check, tracing: bool) -> Outcome {
 }
 
 impl World {
-    fn new(seed: u64, rules: Rules, check: Check, tracing: bool) -> Self {
+    fn new(seed: u64, laws: Laws, check: Check, tracing: bool) -> Self {
+        let Laws { election: rules, engine } = laws;
         let mut dice = Dice::new(seed);
-        let plan = Plan::draw(seed, &mut dice);
+        let plan = if engine.is_some() { Plan::draw_for_engines(&mut dice) } else { Plan::draw(seed, &mut dice) };
+        let scene = Scene::draw(plan.ttl, &mut dice);
+        let file = Arc::new(scene.file.clone());
         let timing = Timing { ttl: plan.ttl };
         let rules = if plan.restless { rules.less(Rule::Rest) } else { rules };
         let mut world = Self {
@@ -267,6 +323,14 @@ impl World {
             first_run: 0,
             story: None,
             held: BTreeMap::new(),
+            with_engine: engine.is_some(),
+            scene,
+            desks: Vec::new(),
+            watch: Watch::default(),
+            file,
+            version: 0,
+            revision: 1,
+            last_trigger: 0,
             outcome: Outcome::default(),
             check,
             tracing,
@@ -297,6 +361,9 @@ impl World {
         for id in 0..world.plan.agents {
             let clock = Clock::new(world.dice.between(1, 1_000_000) * MS, world.rate());
             world.pods.push(Pod::new(id, clock, timing, world.plan.nodes, 0, rules));
+            if let Some(rules) = engine {
+                world.desks.push(Desk::new(id, Arc::clone(&world.file), rules));
+            }
         }
         world
     }
@@ -319,11 +386,15 @@ impl World {
             self.plan_in(soon, Due::Start(pod));
         }
         self.plan_in(nanos(self.plan.ttl) / 10, Due::Trouble);
-        self.plan_in(nanos(self.plan.ttl) / 10, Due::Work);
+        if self.with_engine {
+            self.engine_in(nanos(self.plan.ttl) / 10, engine::Due::Trouble);
+        } else {
+            self.plan_in(nanos(self.plan.ttl) / 10, Due::Work);
+        }
         while self.outcome.tally.steps < self.plan.steps {
             self.turn()?;
         }
-        self.settle()
+        if self.with_engine { self.engine_settles() } else { self.settle() }
     }
 
     /// The next thing happens.
@@ -364,6 +435,13 @@ impl World {
     fn happen(&mut self, due: Due) -> Result<(), Violation> {
         match due {
             Due::Request { pod, process, call, node, request } => self.arrive(pod, process, call, node, &request),
+            Due::Engine(due) => match due.process() {
+                Some((pod, _)) if self.pods[pod].stopped => {
+                    self.pods[pod].backlog.push(Due::Engine(due));
+                    Ok(())
+                }
+                _ => self.engine_happens(due),
+            },
             Due::Reply { pod, .. }
             | Due::Failure { pod, .. }
             | Due::Wake { pod, .. }

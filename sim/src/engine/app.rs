@@ -1,0 +1,109 @@
+//! An app that is called: it begins what it is asked to, and ends it some time later, well or not, or never.
+
+use std::collections::BTreeMap;
+
+use cabloy_engine::core::{Kind, Start};
+use cabloy_engine::runs::{Outcome, OutcomeKind};
+
+use super::Due;
+use crate::clock::MS;
+use crate::truth::Violation;
+use crate::world::{PodId, World, nanos};
+
+/// The app of a pod.
+#[derive(Debug, Default)]
+pub(crate) struct App {
+    /// Which start of its container this is.
+    pub(crate) life: u32,
+    pub(crate) down: bool,
+    /// What it works at, by the attempt's nonce.
+    pub(crate) running: BTreeMap<String, Work>,
+}
+
+/// Something that an app works at.
+#[derive(Clone, Debug)]
+pub(crate) struct Work {
+    pub(crate) run: String,
+    pub(crate) number: u32,
+    kind: OutcomeKind,
+}
+
+impl World {
+    /// A call reaches the app of `pod`, under this token.
+    pub(super) fn app_is_called(&mut self, pod: PodId, start: &Start, token: u64) -> Result<(), Violation> {
+        let process = self.pods[pod].process;
+        let nonce = start.attempt.nonce.clone();
+        if self.desks[pod].app.down || (!self.calm && self.dice.chance(self.scene.unreached)) {
+            self.say(|| format!("a{pod} reaches no app with {} #{}", start.id, start.attempt.number));
+            self.engine_in(MS, Due::Answer { pod, process, nonce, kind: OutcomeKind::NotBegun });
+            return Ok(());
+        }
+        self.say(|| format!("app {pod} begins {} #{} {nonce} under {token}", start.id, start.attempt.number));
+        self.begins(pod, start, token)?;
+        let scene = &self.scene;
+        let (fails, hangs, long) = if self.calm { (0, 0, 0) } else { (scene.fails, scene.hangs, scene.long) };
+        let kind = if self.dice.chance(fails) { OutcomeKind::Failed } else { OutcomeKind::Done };
+        let timeout = self.timeout_of(start);
+        let span = if self.dice.chance(hangs) {
+            3 * timeout
+        } else if self.dice.chance(long) {
+            self.dice.between(timeout / 2, timeout * 5 / 4)
+        } else {
+            self.dice.between(MS, (timeout / 8).max(2 * MS))
+        };
+        let app = &mut self.desks[pod].app;
+        app.running.insert(nonce.clone(), Work { run: start.id.clone(), number: start.attempt.number, kind });
+        let life = app.life;
+        self.engine_in(span, Due::Worked { pod, life, nonce });
+        Ok(())
+    }
+
+    fn timeout_of(&self, start: &Start) -> u64 {
+        let file = &self.file;
+        let ms = match start.kind {
+            Kind::Schedule => file.schedules.iter().find(|it| *it.name == *start.name).map(|it| it.timeout_ms),
+            Kind::Startup => file.startups.iter().find(|it| *it.name == *start.name).map(|it| it.timeout_ms),
+        };
+        ms.map_or(nanos(self.plan.ttl), |ms| ms * MS)
+    }
+
+    /// An app is through with something, and answers whoever still waits for it.
+    pub(super) fn worked(&mut self, pod: PodId, life: u32, nonce: String) {
+        let app = &mut self.desks[pod].app;
+        if app.life != life {
+            return;
+        }
+        let Some(Work { run, number, kind }) = app.running.remove(&nonce) else { return };
+        self.say(|| format!("app {pod} ends {run} #{number}: {kind:?}"));
+        self.watch.ends(&run, &nonce, kind);
+        let process = self.pods[pod].process;
+        self.engine_in(MS / 10, Due::Answer { pod, process, nonce, kind });
+    }
+
+    /// The app hears that nobody wants to know any more how something ends.
+    pub(super) fn hung_up(&mut self, pod: PodId, nonce: &str) {
+        if let Some(Work { run, .. }) = self.desks[pod].app.running.remove(nonce) {
+            self.watch.ends(&run, nonce, OutcomeKind::Cancelled);
+        }
+    }
+
+    /// The container of an app ends: what it worked at ends with it.
+    pub(super) fn app_ends(&mut self, pod: PodId) {
+        let process = self.pods[pod].process;
+        let app = &mut self.desks[pod].app;
+        (app.life, app.down) = (app.life + 1, true);
+        for (nonce, Work { run, .. }) in std::mem::take(&mut app.running) {
+            self.watch.ends(&run, &nonce, OutcomeKind::Failed);
+            self.engine_in(MS, Due::Answer { pod, process, nonce, kind: OutcomeKind::Failed });
+        }
+    }
+}
+
+/// What the agent makes of an answer.
+pub(super) fn outcome(kind: OutcomeKind, at: jiff::Timestamp) -> Outcome {
+    match kind {
+        OutcomeKind::NotBegun => Outcome { retry_after_ms: Some(100), ..Outcome::not_begun(at) },
+        OutcomeKind::Cancelled => Outcome::cancelled(at),
+        _ => Outcome { kind, reason: "R".to_owned(), message: String::new(), retry_after_ms: None, at },
+    }
+}

@@ -1,0 +1,66 @@
+//! All is well again: leaders change, also while a claim is on its way or a call is made, and nothing is lost by that.
+
+use super::{EVENTS, watch};
+use crate::clock::{MS, Time};
+use crate::settle::SETTLES_WITHIN;
+use crate::truth::{Promise, Violation, broken};
+use crate::world::{World, nanos};
+
+/// For how many ttls whatever was begun or waits may go on at most.
+const ENDS_WITHIN: Time = 60;
+
+impl World {
+    pub(crate) fn engine_settles(&mut self) -> Result<(), Violation> {
+        self.all_is_well()?;
+        self.scene.weights = [0; EVENTS.len()];
+        for pod in 0..self.pods.len() {
+            if self.desks[pod].app.down {
+                let life = self.desks[pod].app.life;
+                self.app_is_up(pod, life)?;
+            }
+        }
+        let file = cabloy_crds::files::AgentFile::clone(&self.file);
+        self.publish(file);
+        let ttl = nanos(self.longest_ttl);
+        let bound = SETTLES_WITHIN * ttl + 100 * MS;
+        self.until(bound, |world| world.leader().is_some())?;
+        if self.leader().is_none() {
+            return broken(Promise::Liveness, format!("nobody leads, {} ttls after all was well", bound / ttl));
+        }
+        // Stragglers from before arrive, nodes get their memory back, and gates open.
+        self.until(5 * ttl, |_| false)?;
+        self.until(ENDS_WITHIN * ttl, World::is_open)?;
+        if !self.is_open() {
+            return broken(Promise::GateOpens, format!("no leader's gate is open after {ENDS_WITHIN} ttls"));
+        }
+        self.now_by_median();
+        self.watch.all_is_well();
+        for _ in 0..3 {
+            self.hands_over_when(ttl, |world, pod| !world.desks[pod].is_settled())?;
+            self.hands_over_when(ttl, |world, pod| world.desks[pod].is_calling())?;
+        }
+        let end = self.now_by_median();
+        let end = watch::time(end - i128::from(ttl));
+        let waited = self.now + ENDS_WITHIN * ttl;
+        while self.none_is_lost(end).is_err() && self.now < waited {
+            self.until(ttl, |_| false)?;
+        }
+        self.none_is_lost(end)
+    }
+
+    /// The gate of who leads is open.
+    fn is_open(&self) -> bool {
+        self.leader().is_some_and(|pod| self.desks[pod].gate.is_open())
+    }
+
+    /// The leader hands over at such a moment, if there is one soon.
+    fn hands_over_when(&mut self, ttl: Time, when: impl Fn(&Self, usize) -> bool) -> Result<(), Violation> {
+        self.until(2 * ttl, |world| world.leader().is_some_and(|pod| when(world, pod)))?;
+        let Some(leader) = self.leader() else { return Ok(()) };
+        let candidacy = self.pods[leader].candidacy;
+        self.stand(leader, cabloy_redlock::Candidacy { stands: false, ..candidacy })?;
+        self.until(ttl / 2, |_| false)?;
+        self.stand(leader, candidacy)?;
+        self.until(2 * ttl, |world| world.leader().is_some())
+    }
+}

@@ -1,0 +1,374 @@
+//! What really ran, as somebody sees it who stands beside every app, and what is promised of that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cabloy_crds::agent_status::{ScheduleStatus, TickResult, Verdict};
+use cabloy_crds::files::Schedule;
+use cabloy_crds::vocabulary::{CatchUpPolicy, Gate, Overlap};
+use cabloy_engine::core::{Kind, Start};
+use cabloy_engine::recording::Recording;
+use cabloy_engine::runs::{Outcome, OutcomeKind};
+use cabloy_engine::schedule::{Occasion, parse_id, run_id};
+use cabloy_engine::startup::record_id;
+use cabloy_redlock::ledger::Put;
+use jiff::Timestamp;
+
+use super::scene::{hash, task_revision};
+use crate::clock::{MS, Time};
+use crate::plan::Clocks;
+use crate::truth::{Promise, Violation, broken};
+use crate::world::{PodId, World, nanos};
+
+/// A tick that is no later than this is run whatever was asked for (`schedule/catch_up.rs`).
+const GRACE: Time = 10_000 * MS;
+
+/// Everything that ran.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    runs: BTreeMap<String, Run>,
+    /// The latest time of day that the median of the nodes' clocks has ever shown.
+    high: i128,
+    /// Which process of which pod has called under a token.
+    callers: BTreeMap<u64, (PodId, u32)>,
+    /// The nonces of claims, and how often a majority's memory had been lost when they were sent.
+    sent: BTreeMap<String, u64>,
+    losses: u64,
+    /// The gates that are open, by pod.
+    open: BTreeMap<PodId, bool>,
+    /// When the schedules were seen first, as the last leader has it.
+    created: BTreeMap<String, Timestamp>,
+    /// The startup tasks whose result is recorded.
+    done: BTreeSet<String>,
+    /// Everything has been well from then on.
+    calm_since: Option<Timestamp>,
+}
+
+/// A run, as it really went.
+#[derive(Debug, Default)]
+struct Run {
+    attempts: Vec<Attempt>,
+    /// A result after which nothing may follow is recorded.
+    is_final: bool,
+    /// What was said that it came to.
+    over: Option<Verdict>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    number: u32,
+    nonce: String,
+    deadline: Timestamp,
+    /// The app works at it.
+    runs: bool,
+    ended: Option<OutcomeKind>,
+    /// It began when all was well.
+    calm: bool,
+}
+
+/// A time of day, from nanoseconds since 1970.
+pub(super) fn time(nanos: i128) -> Timestamp {
+    Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+impl Watch {
+    fn high(&self) -> Timestamp {
+        time(self.high)
+    }
+
+    /// No majority has a memory: nothing is promised any more about what ran before.
+    pub(crate) fn lose(&mut self) {
+        self.losses += 1;
+        self.runs.clear();
+    }
+
+    /// What starts with another process of an agent: its gate is shut.
+    pub(super) fn process_ends(&mut self, pod: PodId) {
+        self.open.remove(&pod);
+    }
+
+    pub(super) fn ends(&mut self, run: &str, nonce: &str, kind: OutcomeKind) {
+        let attempts = self.runs.get_mut(run).into_iter().flat_map(|run| &mut run.attempts);
+        for attempt in attempts.filter(|it| it.nonce == nonce) {
+            (attempt.runs, attempt.ended) = (false, Some(kind));
+        }
+    }
+
+    pub(super) fn shows(&mut self, status: &ScheduleStatus) {
+        self.created.insert(status.name.clone(), status.created);
+    }
+
+    /// Tasks and revisions that are recorded to be done.
+    pub(super) fn startups_done(&self) -> Vec<(String, String)> {
+        let parts = self.done.iter().filter_map(|id| id.strip_prefix("u/")?.split_once('/'));
+        parts.map(|(task, revision)| (task.to_owned(), revision.to_owned())).collect()
+    }
+
+    pub(super) fn all_is_well(&mut self) {
+        self.calm_since = Some(self.high());
+    }
+
+    /// Whether the app of any pod has ever done the task.
+    fn was_done(&self, id: &str) -> bool {
+        let done = |attempt: &Attempt| attempt.ended == Some(OutcomeKind::Done);
+        self.done.contains(id) || self.runs.get(id).is_some_and(|run| run.attempts.iter().any(done))
+    }
+}
+
+impl World {
+    /// The time of day by the median of the nodes' clocks, as they really are.
+    pub(crate) fn now_by_median(&mut self) -> i128 {
+        let mut clocks: Vec<_> = (0..self.nodes.len()).map(|node| i128::from(self.shows(node).as_nanos())).collect();
+        clocks.sort_unstable();
+        let now = clocks[clocks.len() / 2];
+        self.watch.high = self.watch.high.max(now);
+        now
+    }
+
+    /// How far an agent's time of day may be ahead of that: by what clocks part between two answers.
+    fn slack(&self) -> i128 {
+        let ttl = i128::from(nanos(self.longest_ttl));
+        let part = match self.plan.clocks {
+            Clocks::Kept => ttl / 50,
+            Clocks::Loose => ttl / 5,
+            // A jump shows at the next answer.
+            Clocks::Jump => ttl * 3 / 2,
+        };
+        part + i128::from(5 * MS)
+    }
+
+    fn is_past(&mut self, time: Timestamp) -> bool {
+        self.now_by_median();
+        self.watch.high + self.slack() >= time.as_nanosecond()
+    }
+
+    /// Claims are sent: no tick is claimed that has not come by the median of the masters.
+    pub(super) fn claims(&mut self, pod: PodId, puts: &[Put]) -> Result<(), Violation> {
+        for put in puts {
+            let Some((_, Some(occasion))) = parse_id(&put.id) else {
+                if put.attempt > 0 {
+                    self.note_sent(pod, put);
+                }
+                continue;
+            };
+            if let Some(tick) = occasion.tick()
+                && !self.is_past(tick)
+            {
+                let now = self.watch.high();
+                return broken(Promise::NotAhead, format!("a{pod} claims {tick} when it is {now} by the masters"));
+            }
+            self.note_sent(pod, put);
+        }
+        Ok(())
+    }
+
+    fn note_sent(&mut self, pod: PodId, put: &Put) {
+        self.say(|| format!("a{pod} claims {} #{} as {}", put.id, put.attempt, put.nonce));
+        let losses = self.watch.losses;
+        self.watch.sent.insert(put.nonce.clone(), losses);
+    }
+
+    /// An app begins an attempt.
+    pub(super) fn begins(&mut self, pod: PodId, start: &Start, token: u64) -> Result<(), Violation> {
+        let Start { id, attempt, kind, name, .. } = start;
+        let what = format!("{id} #{}", attempt.number);
+        let caller = (pod, self.pods[pod].process);
+        if *self.watch.callers.entry(token).or_insert(caller) != caller {
+            return broken(Promise::OneCaller, format!("a{pod} calls under {token}, as another process has before"));
+        }
+        match kind {
+            Kind::Schedule => self.schedule_begins(pod, start)?,
+            Kind::Startup => self.startup_begins(pod, name, &start.run)?,
+        }
+        // What was asked before a loss is of the time around it.
+        if self.watch.sent.get(&attempt.nonce) != Some(&self.watch.losses) {
+            return Ok(());
+        }
+        // Where clocks stand still and jump, who stood still calls when its time has come for nobody else.
+        let timely = self.plan.clocks != Clocks::Jump;
+        let run = self.watch.runs.entry(id.clone()).or_default();
+        if run.is_final && timely {
+            return broken(Promise::OverIsOver, format!("{what} begins, and a result is recorded that is final"));
+        }
+        if let Some(verdict) = run.over.filter(|_| *kind == Kind::Startup && timely) {
+            return broken(Promise::OverIsOver, format!("{what} begins, and it was said to be {verdict:?}"));
+        }
+        if run.attempts.iter().any(|it| it.number == attempt.number) {
+            return broken(Promise::AttemptOnce, format!("{what} begins for the second time"));
+        }
+        let other = run.attempts.iter().find(|it| it.runs && timely).map(|it| (it.number, it.deadline));
+        if let Some((other, deadline)) = other
+            && !self.is_past(deadline)
+        {
+            return broken(
+                Promise::OneAttempt,
+                format!("{what} begins beside attempt {other}, which has until {deadline}"),
+            );
+        }
+        let calm = self.watch.calm_since.is_some();
+        if let Some(run) = self.watch.runs.get_mut(id) {
+            let (number, nonce) = (attempt.number, attempt.nonce.clone());
+            run.attempts.push(Attempt { number, nonce, deadline: attempt.deadline, runs: true, ended: None, calm });
+        }
+        Ok(())
+    }
+
+    fn schedule_begins(&mut self, pod: PodId, start: &Start) -> Result<(), Violation> {
+        if !self.watch.open.get(&pod).is_some_and(|open| *open) {
+            return broken(Promise::GateFirst, format!("app {pod} runs {} before its gate is open", start.id));
+        }
+        let Some((name, Some(Occasion::Tick(tick)))) = parse_id(&start.id) else { return Ok(()) };
+        let Some(schedule) = self.schedule(name).cloned() else { return Ok(()) };
+        self.begins_in_time(&schedule, tick, start)?;
+        if matches!(schedule.overlap, Overlap::AllowAll | Overlap::CancelOther) || self.plan.clocks == Clocks::Jump {
+            return Ok(());
+        }
+        let runs = self.watch.runs.iter().filter(|(id, _)| **id != start.id);
+        let others = runs.filter(|(id, _)| matches!(parse_id(id), Some((of, Some(Occasion::Tick(_)))) if of == name));
+        let busy = others.flat_map(|(id, run)| run.attempts.iter().map(move |it| (id, it))).filter(|(_, it)| it.runs);
+        let busy: Vec<_> = busy.map(|(id, attempt)| (id.clone(), attempt.deadline)).collect();
+        for (other, deadline) in busy {
+            if !self.is_past(deadline) {
+                return broken(
+                    Promise::NoOverlap,
+                    format!("{} begins beside {other}, which has until {deadline}", start.id),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// I5: no tick is begun that is older than the window.
+    fn begins_in_time(&mut self, schedule: &Schedule, tick: Timestamp, start: &Start) -> Result<(), Violation> {
+        let waits = matches!(schedule.overlap, Overlap::BufferOne | Overlap::BufferAll);
+        if waits || start.attempt.number > 1 || self.plan.clocks != Clocks::Kept {
+            return Ok(());
+        }
+        let window = match schedule.catch_up.policy {
+            CatchUpPolicy::None => 0,
+            CatchUpPolicy::Latest | CatchUpPolicy::All => schedule.catch_up.window_ms * MS,
+        };
+        // A claim is under way until the lease ends at the latest; clocks part, and ticks have jitter.
+        let late = window.max(GRACE) + 2 * nanos(self.longest_ttl) + schedule.jitter_ms * MS;
+        let age = self.now_by_median() - tick.as_nanosecond();
+        if age > i128::from(late) {
+            return broken(Promise::InWindow, format!("{} begins {} ms late", start.id, age / i128::from(MS)));
+        }
+        Ok(())
+    }
+
+    fn startup_begins(&mut self, pod: PodId, task: &str, revision: &str) -> Result<(), Violation> {
+        let own = self.desks[pod].revision;
+        if revision != task_revision(own) {
+            return broken(Promise::OwnRevision, format!("app {pod} of {} runs {task} of {revision}", hash(own)));
+        }
+        let file = &self.desks[pod].file;
+        if file.floor.startups.get(task).is_some_and(|done| done.iter().any(|it| it == revision)) {
+            return broken(Promise::StartupOnce, format!("app {pod} runs {task}, which its files say is done"));
+        }
+        let after = file.startups.iter().find(|it| it.name == task).map(|it| it.after.clone()).unwrap_or_default();
+        for before in after {
+            let id = record_id(&before, revision);
+            if self.watch.losses == 0 && !self.watch.was_done(&id) {
+                return broken(Promise::TaskOrder, format!("app {pod} runs {task} before {id} is done"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A gate was shut or open, and is now.
+    pub(super) fn gate_shows(&mut self, pod: PodId, was_open: bool, is_open: bool) -> Result<(), Violation> {
+        let known = self.watch.open.insert(pod, is_open).unwrap_or_default();
+        if (was_open || known) && !is_open {
+            return broken(Promise::GateStays, format!("the gate of pod {pod} closes"));
+        }
+        if is_open && !known {
+            self.say(|| format!("the gate of pod {pod} opens"));
+            let revision = task_revision(self.desks[pod].revision);
+            let tasks = &self.desks[pod].file.startups;
+            let waits = tasks.iter().filter(|it| it.gate == Gate::Ready).map(|it| record_id(&it.name, &revision));
+            if let Some(id) = waits.into_iter().find(|id| self.watch.losses == 0 && !self.watch.was_done(id)) {
+                return broken(Promise::GateWaits, format!("the gate of pod {pod} opens before {id} is done"));
+            }
+        }
+        Ok(())
+    }
+
+    /// How an attempt ended is recorded.
+    pub(super) fn recorded(&mut self, recording: &Recording) {
+        self.outcome.tally.results += 1;
+        let outcome = serde_json::from_value::<Outcome>(recording.result.data.clone());
+        let done = outcome.is_ok_and(|outcome| outcome.kind == OutcomeKind::Done);
+        if done && recording.id.starts_with("u/") {
+            self.watch.done.insert(recording.id.clone());
+            let after = self.around(2000);
+            self.engine_in(after, super::Due::Mirror);
+        }
+        let losses = self.watch.sent.get(&recording.result.nonce) == Some(&self.watch.losses);
+        if recording.result.done && losses {
+            self.watch.runs.entry(recording.id.clone()).or_default().is_final = true;
+        }
+    }
+
+    /// A leader says what a run came to.
+    pub(super) fn over(&mut self, schedule: &str, result: &TickResult) -> Result<(), Violation> {
+        let occasion = match (&result.trigger, &result.backfill) {
+            (Some(id), _) => Occasion::Trigger(id.clone()),
+            (None, Some(id)) => Occasion::Backfill { tick: result.tick, id: id.clone() },
+            (None, None) => Occasion::Tick(result.tick),
+        };
+        let run = self.watch.runs.entry(run_id(schedule, &occasion)).or_default();
+        run.over = Some(result.verdict);
+        let calm = !run.attempts.is_empty() && run.attempts.iter().all(|it| it.calm);
+        let done = run.attempts.iter().any(|it| it.ended == Some(OutcomeKind::Done));
+        // Another agent's call goes on when its run is given up for a later tick.
+        if calm && done && result.verdict != Verdict::Done && result.reason != "Cancelled" {
+            let what = format!("{schedule} at {} was done, and is said to be {:?}", result.tick, result.verdict);
+            return broken(Promise::TrueVerdict, what);
+        }
+        if self.watch.calm_since.is_some_and(|since| result.tick > since)
+            && run.attempts.is_empty()
+            && result.reason != "Cancelled"
+        {
+            let what =
+                format!("{schedule} at {} is {:?} ({}), and never began", result.tick, result.verdict, result.reason);
+            return broken(Promise::NoneLost, what);
+        }
+        Ok(())
+    }
+
+    pub(super) fn schedule(&self, name: &str) -> Option<&Schedule> {
+        self.file.schedules.iter().find(|it| it.name == name)
+    }
+
+    /// I5: of schedules that lose no tick whatever happens, each tick since the first has begun, or somebody said what it
+    /// came to instead.
+    pub(super) fn none_is_lost(&mut self, until: Timestamp) -> Result<(), Violation> {
+        // Of what was lost with all memory nothing is known, and clocks that jump make ticks that never fell due.
+        if self.watch.losses > 0 || self.plan.clocks == Clocks::Jump {
+            return Ok(());
+        }
+        for schedule in &self.file.schedules {
+            let kept = matches!(schedule.overlap, Overlap::BufferAll | Overlap::AllowAll)
+                && schedule.catch_up.policy == CatchUpPolicy::All
+                && schedule.catch_up.window_ms > 1_000_000;
+            let (Some(created), Some(every)) = (self.watch.created.get(&schedule.name), schedule.every_ms) else {
+                continue;
+            };
+            if !kept {
+                continue;
+            }
+            let every = i64::try_from(every).unwrap_or(i64::MAX);
+            let mut tick = (created.as_millisecond() / every + 1) * every;
+            while tick <= until.as_millisecond() {
+                let at = Timestamp::from_millisecond(tick).unwrap_or(Timestamp::MAX);
+                let id = run_id(&schedule.name, &Occasion::Tick(at));
+                let run = self.watch.runs.get(&id);
+                if run.is_none_or(|run| run.attempts.is_empty() && run.over.is_none()) {
+                    return broken(Promise::NoneLost, format!("{id} has not begun, and nobody said anything of it"));
+                }
+                tick += every;
+            }
+        }
+        Ok(())
+    }
+}
