@@ -21,7 +21,7 @@ use crate::reload::{self, Config, Places};
 use crate::server::{self, ListenError};
 use crate::shared::{Identity, Shared};
 use crate::signing::Signing;
-use crate::{gate, guard, health};
+use crate::{export, gate, guard, health};
 
 /// How long a drain may take before it is answered all the same.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -82,6 +82,7 @@ impl Agent {
         parts.spawn(reload::watch_files(places, config, signing, end.clone()));
         parts.spawn(health::watch_app(app_seen, health, end.clone()));
         parts.spawn(gate::watch_gate(Arc::clone(&shared), end.clone()));
+        parts.spawn(export::export_spans(Arc::clone(&shared), end.clone()));
         parts.spawn(server::serve_status(status, Arc::clone(&shared), end.clone()));
         parts.spawn(server::serve_control(control, drain.clone(), end.clone()));
         parts.spawn(follow_files(Arc::clone(&shared), app, electors.clone(), end_election.clone(), end.clone()));
@@ -217,7 +218,8 @@ async fn lead(shared: Arc<Shared>, released: watch::Sender<bool>, calls: TaskTra
             tracing::info!(token = term.token(), "leading");
             shared.metrics.transitions.inc();
             let hold = CancellationToken::new();
-            let work = Engine::run(Arc::clone(&shared), elector.ledger(), term, calls.clone(), hold.clone());
+            let ledger = elector.ledger().measured(shared.metrics.ledger.clone());
+            let work = Engine::run(Arc::clone(&shared), ledger, term, calls.clone(), hold.clone());
             engine = Some((hold, tokio::spawn(work)));
         }
         tokio::select! {

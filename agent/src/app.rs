@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::runs::{Outcome, OutcomeKind, between};
 use crate::signing::Signing;
+use crate::traces::Context;
 
 /// The longest body of a request that the app reads together with the head: of a longer one the app may have begun with
 /// the head alone. Node.js reads 64 KiB at a time.
@@ -67,8 +68,8 @@ pub struct Call {
     pub attempt: u32,
     /// When the agent gives up.
     pub deadline: Timestamp,
-    /// Tells one run's requests from others' in traces: 16 bytes.
-    pub trace: u128,
+    /// Where it stands in the trace of its run.
+    pub context: Context,
     /// What is called.
     pub target: Target,
 }
@@ -334,10 +335,8 @@ fn is_unread(error: &hyper::Error, stream: &TcpStream) -> bool {
 
 /// The headers of a call: `CloudEvents` 1.0 in binary mode, and what makes a repeated call harmless.
 fn headers(call: &Call, target: &HttpTarget) -> Vec<(&'static str, String)> {
-    let Call { cluster, kind, name, time, token, attempt, deadline, trace, .. } = call;
+    let Call { cluster, kind, name, time, token, attempt, deadline, context, .. } = call;
     let id = call.id();
-    // The parent of the app's spans: another one for each attempt.
-    let span = (*trace >> 64) as u64 ^ u64::from(*attempt);
     let mut texts = vec![
         ("ce-specversion", "1.0".to_owned()),
         ("ce-id", format!("{id}#{attempt}")),
@@ -349,7 +348,7 @@ fn headers(call: &Call, target: &HttpTarget) -> Vec<(&'static str, String)> {
         ("fencing-scope", id.clone()),
         ("attempt", attempt.to_string()),
         ("deadline", deadline.to_string()),
-        ("traceparent", format!("00-{trace:032x}-{:016x}-01", span.max(1))),
+        ("traceparent", context.traceparent()),
     ];
     texts.extend(token.map(|token| ("fencing-token", token.to_string())));
     if target.body.is_some() {
@@ -577,7 +576,7 @@ mod tests {
             token: Some(7),
             attempt: 2,
             deadline: "2026-11-23T03:05:00Z".parse().unwrap(),
-            trace: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
+            context: Context { trace: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef, span: 0xab, sampled: true },
             target: Target::Http(target.clone()),
         };
         let headers = header_map(headers(&call, &target)).unwrap();
@@ -589,7 +588,7 @@ mod tests {
             ("fencing-scope", "prod/shop/nightly@2026-11-23T03:00:00Z"),
             ("attempt", "2"),
             ("deadline", "2026-11-23T03:05:00Z"),
-            ("traceparent", "00-0123456789abcdef0123456789abcdef-0123456789abcded-01"),
+            ("traceparent", "00-0123456789abcdef0123456789abcdef-00000000000000ab-01"),
             ("content-type", "application/json"),
         ] {
             assert_eq!(headers.get(name).unwrap(), value, "{name}");
@@ -614,7 +613,7 @@ mod tests {
             token: Some(1),
             attempt: 1,
             deadline: crate::runs::plus(Timestamp::now(), Duration::from_secs(20)),
-            trace: 1,
+            context: Context { trace: 1, span: 1, sampled: false },
             target: Target::Http(target.clone()),
         };
         app.call(&call, &target, &watch::channel(Signing::default()).1).await.outcome

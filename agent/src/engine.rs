@@ -20,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{Call, Called};
-use crate::digest;
 use crate::election::Term;
 use crate::files::Loaded;
-use crate::ledger::{Ledger, PutError, ReadError, Record};
+use crate::ledger::{Ledger, Put, PutError, ReadError, Record};
 use crate::metrics::TickLabel;
 use crate::runs::{Attempt, Outcome, between};
 use crate::shared::{Identity, Shared};
 use crate::target;
+use crate::traces::End;
 
 /// The longest sleep: so late at most a step of the wall clock is noticed.
 const NAP: Duration = Duration::from_secs(5);
@@ -160,7 +160,8 @@ impl Engine {
             let (ledger, term) = (self.ledger.clone(), self.term.clone());
             match action {
                 Action::Put { op, puts } => {
-                    self.io.spawn(async move { Reply::Put(op, ledger.put(&term, puts).await) });
+                    let shared = Arc::clone(&self.shared);
+                    self.io.spawn(async move { Reply::Put(op, put(&shared, &ledger, &term, puts).await) });
                 }
                 Action::Read(ids) => {
                     self.io.spawn(async move { Reply::Read(ledger.read(ids).await) });
@@ -175,6 +176,7 @@ impl Engine {
                     if let Some(lateness) = start.lateness {
                         self.shared.metrics.lateness.observe(lateness.as_secs_f64());
                     }
+                    self.shared.traces.begin(&start.id, start.lateness, self.term.time());
                     self.calls.start(Arc::clone(&self.loaded), *start);
                 }
                 Action::Cancel { id, attempt } => {
@@ -187,15 +189,30 @@ impl Engine {
                     tracing::warn!(id, "claim in doubt");
                     self.calls.disown(id, attempt);
                 }
-                Action::Tell(news) => self.shared.hear(news),
+                Action::Tell(news) => self.shared.hear(news, self.term.token(), self.term.time()),
             }
         }
     }
 }
 
+/// Writes records, and traces those that are claims.
+async fn put(shared: &Shared, ledger: &Ledger, term: &Term, puts: Vec<Put>) -> Vec<Result<(), PutError>> {
+    let is_claim = |put: &&Put| put.attempt > 0;
+    let claims: Vec<_> = puts.iter().filter(is_claim).map(|it| (it.id.clone(), it.nonce.clone(), it.attempt)).collect();
+    let sent = term.time();
+    let results = ledger.put(term, puts).await;
+    let took = sent..term.time();
+    // Claims and memories never go together.
+    for ((id, nonce, attempt), result) in claims.iter().zip(&results) {
+        let error = result.as_ref().err().map(ToString::to_string);
+        shared.traces.claimed(id, nonce, *attempt, term.token(), took.clone(), error.as_deref());
+    }
+    results
+}
+
 impl Shared {
-    /// Shows, counts and logs what the engine tells.
-    fn hear(&self, news: News) {
+    /// Shows, counts, traces and logs what the engine tells of the term with this token.
+    fn hear(&self, news: News, token: u64, now: Timestamp) {
         match news {
             News::Schedule(status, alarm) => self.show_schedule(*status, alarm),
             News::ScheduleGone(name) => self.hide_schedule(&name),
@@ -203,12 +220,15 @@ impl Shared {
             News::Startup(status) => self.show_startup(*status),
             News::Done(id) => self.note_done([id]),
             News::StartupBegins { task, attempt } => tracing::info!(%task, attempt, "startup task begins"),
-            News::StartupOver { task, ending } => {
+            News::StartupOver { task, id, since, ending } => {
+                self.traces.over(&id, Some(token), &End::of(&ending, since, now));
                 let (verdict, reason): (Verdict, _) = (ending.verdict, ending.reason);
                 tracing::info!(%task, ?verdict, reason, "startup task over");
             }
-            News::Over { schedule, result } => {
-                let TickResult { tick, trigger, backfill, verdict, reason, attempts, .. } = &*result;
+            News::Over { schedule, id, since, result } => {
+                let TickResult { tick, trigger, backfill, verdict, reason, message, attempts, at } = &*result;
+                let end = End { verdict: *verdict, reason, message, attempts: *attempts, since, at: *at };
+                self.traces.over(&id, Some(token), &end);
                 tracing::info!(%schedule, %tick, trigger, backfill, ?verdict, attempts, reason, "run over");
                 self.metrics.count(&schedule, (*verdict).into(), 1);
             }
@@ -234,9 +254,10 @@ impl Caller {
         shared.metrics.calls.inc();
         let hung_up = shared.open_call(&start.attempt.nonce);
         let (id, attempt) = (start.id.clone(), start.attempt.clone());
-        let call = call(&loaded.file.cluster, start, Some(self.term.token()));
+        let call = call(&shared, &loaded, start, Some(self.term.token()));
         self.tasks.spawn(async move {
-            let left = between(this.now(), attempt.deadline);
+            let begun = this.now();
+            let left = between(begun, attempt.deadline);
             // What goes through Redis says nothing of this app: it is the same for all.
             let note = |ended, at| {
                 if call.target.role().is_none() {
@@ -253,6 +274,7 @@ impl Caller {
             let Some(called) = called else {
                 shared.close_call(&nonce);
                 tracing::warn!(id, "no answer before the deadline");
+                shared.traces.called(&call, begun..this.now(), None);
                 note(None, this.now());
                 return this.say(Ended { id, nonce, outcome: None });
             };
@@ -263,10 +285,12 @@ impl Caller {
                 }
             }
             let outcome = Outcome { at: this.now(), ..called.outcome };
+            shared.traces.called(&call, begun..outcome.at, Some(&outcome));
             if called.stale.is_none() {
                 note(Some(outcome.kind), outcome.at);
             }
-            this.record(Recording::of_call(id.clone(), &attempt, &outcome)).await;
+            let recorded = this.record(Recording::of_call(id.clone(), &attempt, &outcome)).await;
+            shared.traces.recorded(&call, &nonce, outcome.at..this.now(), recorded);
             shared.close_call(&nonce);
             this.say(Ended { id, nonce, outcome: Some(outcome) });
         });
@@ -289,16 +313,16 @@ impl Caller {
         });
     }
 
-    /// Records how an attempt ended.
-    async fn record(&self, recording: Recording) {
+    /// Records how an attempt ended; whether it is recorded.
+    async fn record(&self, recording: Recording) -> bool {
         loop {
             let answer = self.ledger.finish(&recording.id, recording.result.clone()).await;
             match recording.after(answer, self.now()) {
-                After::Recorded => return,
+                After::Recorded => return true,
                 After::Again(pause) => tokio::time::sleep(pause).await,
                 After::GivenUp(error) => {
                     tracing::warn!(id = recording.id, %error, "the result is not recorded");
-                    return;
+                    return false;
                 }
             }
         }
@@ -315,12 +339,12 @@ impl Caller {
 }
 
 /// A call as the app is told of it, under this token; none for a task that is each pod's own.
-pub(crate) fn call(cluster: &str, start: Start, token: Option<u64>) -> Call {
+pub(crate) fn call(shared: &Shared, loaded: &Loaded, start: Start, token: Option<u64>) -> Call {
     let Start { kind, name, run, time, attempt, target, .. } = start;
-    // The trace of a run is the same for all its attempts, on whatever pod. All zeros would be no trace.
-    let trace = digest::number(&[cluster.as_bytes(), name.as_bytes(), run.as_bytes()]).max(1);
+    let cluster = &loaded.file.cluster;
     Call {
-        cluster: cluster.to_owned(),
+        context: shared.traces.context(cluster, &name, &run, &attempt.nonce),
+        cluster: cluster.clone(),
         kind: match kind {
             Kind::Schedule => "schedule",
             Kind::Startup => "startup",
@@ -331,7 +355,6 @@ pub(crate) fn call(cluster: &str, start: Start, token: Option<u64>) -> Call {
         token,
         attempt: attempt.number,
         deadline: attempt.deadline,
-        trace,
         target,
     }
 }

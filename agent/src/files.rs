@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cabloy_crds::agent_status::Problem;
 use cabloy_crds::files::{
     AgentFile, BeanTarget, BroadcastTarget, Guard, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Schedule,
-    Target, is_manual_id,
+    Target, Tracing, is_manual_id,
 };
 use cabloy_crds::names::{AGENT_FILE, REDLOCK_ROLE, role_file};
 use cabloy_crds::vocabulary::{Generation, Scope};
@@ -235,6 +235,9 @@ fn check(file: &AgentFile) -> Vec<Problem> {
     if file.election.ttl_ms < MIN_TTL_MS {
         wrong("election.ttlMs".into(), "write at least 500");
     }
+    for (part, message) in file.tracing.iter().flat_map(Tracing::wrong) {
+        wrong(format!("tracing.{part}"), message);
+    }
     let mut names = BTreeSet::new();
     for schedule in &file.schedules {
         let field = |part: &str| format!("schedules.{}{part}", schedule.name);
@@ -409,6 +412,7 @@ mod tests {
             "cluster": "prod/shop",
             "app": {"name": "shop", "generation": "v4", "port": 7002, "health": {"tcp": {}}},
             "election": {"ttlMs": 10_000},
+            "tracing": {"endpoint": "http://otel:4318", "sampleRatio": 1.0},
             "schedules": [{
                 "name": "a", "everyMs": 1000, "timeZone": "UTC", "overlap": "Skip", "jitterMs": 0, "timeoutMs": 1000,
                 "onUnknown": "Skip", "retry": {"limit": 0, "initialDelayMs": 1, "factor": 2.0, "maxDelayMs": 1},
@@ -483,6 +487,9 @@ mod tests {
         for (pointer, value, said) in [
             ("/cluster", json!("shop"), "cluster: write"),
             ("/election/ttlMs", json!(1), "election.ttlMs"),
+            ("/tracing/endpoint", json!("https://otel:4318"), "tracing.endpoint: agents speak no TLS"),
+            ("/tracing/endpoint", json!("http://otel"), "tracing.endpoint: must be http://<host>:<port>"),
+            ("/tracing/sampleRatio", json!(-0.1), "tracing.sampleRatio: must be"),
             ("/schedules/0/everyMs", json!(0), "schedules.a: write exactly one"),
             ("/schedules/0/timeZone", json!(1), "invalid type"),
             ("/schedules/0/triggers", json!([{"id": "a/b"}]), "schedules.a.triggers"),

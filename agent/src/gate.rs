@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::election::Elector;
 use crate::engine;
 use crate::files::Loaded;
 use crate::runs::{Outcome, between};
 use crate::shared::{Identity, Shared};
 use crate::target;
+use crate::traces::End;
 
 /// How often the ledger is asked while tasks of the pod's revision are not known to be done.
 const POLL: Duration = Duration::from_secs(1);
@@ -49,7 +49,8 @@ pub async fn watch_gate(shared: Arc<Shared>, stop: CancellationToken) {
         let now = SystemClock.utc();
         let nap = gate.wake(now).map_or(NAP, |at| between(now, at).min(NAP));
         let questions = gate.questions();
-        let ledger = elector.borrow_and_update().as_ref().map(Elector::ledger).filter(|_| !questions.is_empty());
+        elector.mark_unchanged();
+        let ledger = shared.ledger().filter(|_| !questions.is_empty());
         let ask_at = asked.map_or_else(Instant::now, |at| at + POLL);
         let read = async {
             let Some(ledger) = ledger else { return std::future::pending().await };
@@ -64,7 +65,10 @@ pub async fn watch_gate(shared: Arc<Shared>, stop: CancellationToken) {
             Ok(()) = elector.changed() => {}
             Some(Ok((id, nonce, outcome))) = calls.join_next() => {
                 tracing::info!(id, outcome = ?outcome.as_ref().map(|it: &Outcome| it.kind), "startup task of this pod over");
-                gate.ended(&id, &nonce, outcome);
+                let now = SystemClock.utc();
+                if let Some(ending) = gate.ended(&id, &nonce, outcome, now) {
+                    shared.traces.over(&id, None, &End::of(&ending, now, now));
+                }
             }
             records = read => {
                 asked = Some(Instant::now());
@@ -83,10 +87,13 @@ fn call(shared: &Arc<Shared>, loaded: Arc<Loaded>, start: Start, calls: &mut Joi
     shared.metrics.calls.inc();
     let (shared, id, nonce) = (Arc::clone(shared), start.id.clone(), start.attempt.nonce.clone());
     let left = between(start.time, start.attempt.deadline);
-    let call = engine::call(&loaded.file.cluster, start, None);
+    shared.traces.begin(&id, None, start.time);
+    let call = engine::call(&shared, &loaded, start, None);
     calls.spawn(async move {
         let called = target::call(&shared.ways(&loaded), &call, left).await;
-        (id, nonce, called.map(|called| called.outcome))
+        let outcome = called.map(|called| called.outcome);
+        shared.traces.called(&call, call.time..SystemClock.utc(), outcome.as_ref());
+        (id, nonce, outcome)
     });
 }
 

@@ -8,7 +8,8 @@
 //!   crate `cabloy-engine`, whose [`schedule`], [`startup`] and [`runs`] are used all over.
 //! * [`target`]: what is called; [`app`], [`bean`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let
 //!   another pod lead; [`queue`], [`broadcast`] and [`roles`]: what goes to the app through Redis.
-//! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside.
+//! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside; [`traces`] and [`export`]: a
+//!   trace for each run.
 //! * [`guard`]: the app's own schedules are guarded through rollouts.
 //! * [`agent`]: all of it together.
 
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod drain;
 pub mod election;
 pub mod engine;
+pub mod export;
 pub mod files;
 pub mod gate;
 pub mod guard;
@@ -37,3 +39,4 @@ pub mod server;
 pub mod shared;
 pub mod signing;
 pub mod target;
+pub mod traces;

@@ -1,6 +1,7 @@
 //! What the agent counts, for `/metrics`.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cabloy_crds::agent_status::Verdict;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -51,6 +52,46 @@ pub struct ResultLabel {
     pub result: &'static str,
 }
 
+/// Label of what is measured of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabel {
+    operation: &'static str,
+}
+
+/// Labels of what is counted of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    operation: &'static str,
+    result: &'static str,
+}
+
+/// How long the ledger took, and with which result; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LedgerMetrics {
+    durations: Family<OperationLabel, Histogram, fn() -> Histogram>,
+    operations: Family<OperationLabels, Counter>,
+}
+
+impl Default for LedgerMetrics {
+    fn default() -> Self {
+        // From a round on the same machine to the deadline of a node, and to a lease that passes.
+        let histogram: fn() -> Histogram =
+            || Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
+        Self { durations: Family::new_with_constructor(histogram), operations: Family::default() }
+    }
+}
+
+impl LedgerMetrics {
+    /// An operation of that kind was answered after so long: what each of its parts came to, which are several where they
+    /// went in one round.
+    pub fn observe(&self, operation: &'static str, took: Duration, results: impl IntoIterator<Item = &'static str>) {
+        self.durations.get_or_create(&OperationLabel { operation }).observe(took.as_secs_f64());
+        for result in results {
+            self.operations.get_or_create(&OperationLabels { operation, result }).inc();
+        }
+    }
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -68,6 +109,10 @@ pub struct Metrics {
     pub native_trimmed: Counter,
     /// Flags of startups that were removed, as they were another revision's.
     pub startup_flags_removed: Counter,
+    /// How long the ledger took, and with which result.
+    pub ledger: LedgerMetrics,
+    /// What became of spans of traces.
+    pub spans: Family<ResultLabel, Counter>,
     leader: Gauge,
     token: Gauge,
     lease: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -119,6 +164,8 @@ impl Default for Metrics {
             native_put_back: Counter::default(),
             native_trimmed: Counter::default(),
             startup_flags_removed: Counter::default(),
+            ledger: LedgerMetrics::default(),
+            spans: Family::default(),
             leader: Gauge::default(),
             token: Gauge::default(),
             lease: Gauge::default(),
@@ -136,6 +183,8 @@ impl Default for Metrics {
             native_put_back,
             native_trimmed,
             startup_flags_removed,
+            ledger,
+            spans,
             leader,
             token,
             lease,
@@ -164,6 +213,13 @@ impl Default for Metrics {
             "Flags of another revision's startups that were removed",
             startup_flags_removed.clone(),
         );
+        registry.register(
+            "ledger_duration_seconds",
+            "How long the masters took to answer for the ledger, by a majority",
+            ledger.durations.clone(),
+        );
+        registry.register("ledger_operations", "Operations of the ledger, by result", ledger.operations.clone());
+        registry.register("spans", "Spans of traces: exported, rejected by the collector, or dropped", spans.clone());
         registry.register("leader", "Whether this agent leads", leader.clone());
         registry.register("fencing_token", "The highest fencing token seen", token.clone());
         registry.register("lease_remaining_seconds", "For how long the leader may still claim", lease.clone());

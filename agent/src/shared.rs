@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::aside::Failures;
 use crate::election::{Candidacy, Elector, NodeStatus, Obstacle, Owner, Role};
 use crate::files::Loaded;
+use crate::ledger::Ledger;
 use crate::masters::node::reason;
 use crate::metrics::{Metrics, Snapshot};
 use crate::reload::Config;
@@ -24,6 +25,7 @@ use crate::runs::OutcomeKind;
 use crate::signing::Signing;
 use crate::startup::{Place, Plan};
 use crate::target::Ways;
+use crate::traces::Traces;
 
 /// A master may be without memory for so long before somebody should look: it rests for a lease, by design.
 const MEMORY_GRACE: Duration = Duration::from_mins(2);
@@ -69,6 +71,8 @@ pub struct Shared {
     pub roles: Roles,
     /// What is counted.
     pub metrics: Metrics,
+    /// The traces of runs.
+    pub traces: Traces,
     board: Mutex<Board>,
     /// The calls to the app that are being made or whose results are being recorded, by the attempt's nonce.
     calls: Mutex<BTreeMap<String, CancellationToken>>,
@@ -98,6 +102,8 @@ impl Shared {
         signing: watch::Receiver<Signing>,
         app: watch::Receiver<AppStatus>,
     ) -> Arc<Self> {
+        let metrics = Metrics::default();
+        let traces = Traces::new(config.clone(), identity.uid.clone(), metrics.spans.clone());
         Arc::new(Self {
             identity,
             config,
@@ -109,7 +115,8 @@ impl Shared {
             done: watch::Sender::default(),
             elector: watch::Sender::default(),
             roles: Roles::default(),
-            metrics: Metrics::default(),
+            metrics,
+            traces,
             board: Mutex::default(),
             calls: Mutex::default(),
         })
@@ -125,6 +132,12 @@ impl Shared {
     #[must_use]
     pub fn elector(&self) -> Option<Elector> {
         self.elector.borrow().clone()
+    }
+
+    /// The records of runs, once there is an elector; what is asked of them is measured.
+    #[must_use]
+    pub fn ledger(&self) -> Option<Ledger> {
+        self.elector().map(|elector| elector.ledger().measured(self.metrics.ledger.clone()))
     }
 
     /// What a call by the files as they were `loaded` goes out through.
@@ -186,6 +199,7 @@ impl Shared {
     pub fn show_term(&self, since: Option<Timestamp>) {
         let mut board = self.board();
         board.since = since;
+        self.traces.end_term();
         board.schedules.clear();
         board.alarms.clear();
         board.awaits.clear();
@@ -296,6 +310,7 @@ impl Shared {
         problems.extend(self.elector().into_iter().flat_map(|elector| memory_problems(&elector.status())));
         problems.extend(board.alarms.values().cloned());
         problems.extend(board.unguarded.clone());
+        problems.extend(self.traces.problem().filter(|_| self.traces.settings().is_some()));
         let failed = board.startups.values().filter(|it| it.state == StartupState::Failed);
         problems.extend(failed.map(|it| {
             problem("StartupFailed", format!("{}: {}", it.name, it.message), Some(format!("startups.{}", it.name)))

@@ -188,7 +188,7 @@ impl Sender {
             token: Some(1),
             attempt,
             deadline: Timestamp::now(),
-            trace: 1,
+            context: cabloy_agent::traces::Context { trace: 1, span: 1, sampled: false },
             target: self.loaded.file.schedules[0].target.clone(),
         };
         let called = target::call(&ways, &call, SOON).await.unwrap();

@@ -21,6 +21,9 @@ pub struct AgentFile {
     pub app: App,
     /// How the leader is elected.
     pub election: Election,
+    /// Where traces of runs go; nowhere if left out, as agents of an earlier version know nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
     /// What must not be forgotten even if all of Redis is.
     #[serde(default)]
     pub floor: Floor,
@@ -78,6 +81,56 @@ pub enum Health {
 pub struct Election {
     /// How long a lease lasts, in milliseconds; it is renewed every third of that.
     pub ttl_ms: u64,
+}
+
+/// Where traces of runs go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tracing {
+    /// `http://<host>:<port>` of a collector that takes OTLP over HTTP, to which `/v1/traces` is added, as to
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub endpoint: String,
+    /// Which share of the runs is traced, from 0 to 1.
+    pub sample_ratio: f64,
+}
+
+impl Tracing {
+    /// The rules for both, and what to write instead: what of them is not kept.
+    #[must_use]
+    pub fn wrong(&self) -> Vec<(&'static str, &'static str)> {
+        let mut wrong = Vec::new();
+        if self.endpoint.starts_with("https://") {
+            wrong.push((
+                "endpoint",
+                "agents speak no TLS: write http://<host>:<port> of a collector in the cluster, which passes traces on by https",
+            ));
+        } else if !is_collector(&self.endpoint) {
+            wrong.push((
+                "endpoint",
+                "must be http://<host>:<port> of a collector that takes OTLP over HTTP, such as http://otel-collector.observability:4318",
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.sample_ratio) {
+            wrong.push(("sampleRatio", "must be between 0 and 1"));
+        }
+        wrong
+    }
+}
+
+fn is_collector(endpoint: &str) -> bool {
+    let Some(rest) = endpoint.strip_prefix("http://") else { return false };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let Some((host, port)) = authority.rsplit_once(':') else { return false };
+    let is_address = |host: &str| {
+        let inner = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        inner.is_some_and(|it| it.parse::<std::net::Ipv6Addr>().is_ok())
+    };
+    let is_name = |host: &str| {
+        !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+    };
+    (is_name(host) || is_address(host))
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+        && path.chars().all(|c| c.is_ascii_alphanumeric() || "-._~/%".contains(c))
 }
 
 /// What the operator mirrors, so that it survives the loss of all Redis memory.
@@ -507,6 +560,36 @@ pub fn to_text<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_collector_is_reached_over_http_at_a_port() {
+        let wrong = |endpoint: &str, sample_ratio| {
+            let tracing = Tracing { endpoint: endpoint.into(), sample_ratio };
+            tracing.wrong().into_iter().map(|(field, _)| field).collect::<Vec<_>>()
+        };
+        for good in ["http://otel-collector.observability:4318", "http://[::1]:4318/", "http://10.0.0.1:80/tenant/a_b"]
+        {
+            assert!(wrong(good, 0.5).is_empty(), "{good}");
+        }
+        for bad in [
+            "https://otel:4318",
+            "otel:4318",
+            "http://otel",
+            "http://:4318",
+            "http://otel:0",
+            "http://otel:65536",
+            "http://user:secret@otel:4318",
+            "http://[::1",
+            "http://[otel]:4318",
+            "http://otel:4318?a=b",
+            "http://otel:4318/a b",
+        ] {
+            assert_eq!(wrong(bad, 1.0), ["endpoint"], "{bad}");
+        }
+        for bad in [-0.1, 1.1, f64::NAN] {
+            assert_eq!(wrong("http://otel:4318", bad), ["sampleRatio"], "{bad}");
+        }
+    }
 
     #[test]
     fn a_client_reads_as_documented() {

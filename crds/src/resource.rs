@@ -484,6 +484,9 @@ pub struct Agent {
     /// How the leader is elected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub election: Option<Election>,
+    /// Where traces of runs of schedules and startup tasks go; nowhere if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
 }
 
 impl Agent {
@@ -508,6 +511,21 @@ pub struct Election {
 impl Election {
     /// How long a lease lasts where the resource does not say.
     pub const DEFAULT_TTL: Duration = Duration::from_secs(10);
+}
+
+/// Where traces of runs go.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tracing {
+    /// The OpenTelemetry collector, as scheme http, host and port of where it takes OTLP over HTTP.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^http://([A-Za-z0-9._-]+|[[][0-9A-Fa-f:.]+[]]):[0-9]{1,5}(/[A-Za-z0-9._~/%-]*)?$')").message("must be http://<host>:<port> of a collector that takes OTLP over HTTP, such as http://otel-collector.observability:4318; agents speak no TLS: for https, name a collector in the cluster that passes traces on"))]
+    pub endpoint: String,
+    /// Which share of the runs is traced, from 0 to 1; all of them if left out. A run is traced in all its attempts or in
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sample_ratio: Option<f64>,
 }
 
 /// A schedule: a call to one pod of the app, again and again.

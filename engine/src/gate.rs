@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::core::{Kind, Start};
 use crate::rule::{Rule, Rules};
-use crate::runs::{Attempt, Next, Outcome, OutcomeKind, Run, plus, whole_ms};
+use crate::runs::{Attempt, Ending, Next, Outcome, OutcomeKind, Run, plus, whole_ms};
 use crate::startup::{Place, Plan, Task};
 
 /// What one pod knows of its startup tasks.
@@ -109,13 +109,18 @@ impl Gate {
         self.done.extend(ids);
     }
 
-    /// Notes how a call for a task of scope `Instance` ended; none if there was no answer before the deadline.
-    pub fn ended(&mut self, id: &str, nonce: &str, outcome: Option<Outcome>) {
-        if let Some(run) = self.runs.get_mut(id) {
-            match outcome {
-                Some(outcome) => run.ended(nonce, outcome),
-                None => run.unanswered(nonce),
-            }
+    /// Notes how a call for a task of scope `Instance` ended; none if there was no answer before the deadline. Gives how the
+    /// task ended, if that was the last attempt at it.
+    pub fn ended(&mut self, id: &str, nonce: &str, outcome: Option<Outcome>, now: Timestamp) -> Option<Ending> {
+        let run = self.runs.get_mut(id)?;
+        match outcome {
+            Some(outcome) => run.ended(nonce, outcome),
+            None => run.unanswered(nonce),
+        }
+        let task = self.plan.tasks.iter().find(|task| task.id() == id)?;
+        match run.next(&task.policy(), now) {
+            Next::Over(ending) => Some(ending),
+            Next::Claim(_) | Next::Wait(_) | Next::Look | Next::Busy => None,
         }
     }
 

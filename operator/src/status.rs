@@ -38,8 +38,15 @@ pub const TICK_PACE: Duration = Duration::from_secs(30);
 const MAX_MESSAGE: usize = 1_000;
 
 /// Conditions that somebody should look at, but that make no resource unready.
-const ADVICE: &[&str] =
-    &["UpdateAvailable", "NativeSchedulesGuarded", "RedisConfigured", "StateKept", "SchedulesHealthy", "CallsSigned"];
+const ADVICE: &[&str] = &[
+    "UpdateAvailable",
+    "NativeSchedulesGuarded",
+    "RedisConfigured",
+    "StateKept",
+    "SchedulesHealthy",
+    "CallsSigned",
+    "TracesExported",
+];
 
 /// Reasons that may go away by themselves; all others take somebody to act.
 const PASSING: &[&str] = &[
@@ -163,6 +170,7 @@ pub fn compute(
                 conditions
                     .extend(about_agents(found, validated.needs_leader || validated.role(REDLOCK_ROLE).is_some()));
                 conditions.push(calls_signed(found, applied.signing_refused.as_deref()));
+                conditions.extend(traces_exported(validated, found));
                 conditions.extend(startups_done(validated, found));
                 conditions.push(update_available(applied));
             }
@@ -424,6 +432,20 @@ fn calls_signed(found: &Found, refused: Option<&str>) -> Said {
     }
 }
 
+/// Whether what is to be traced gets where it is to go.
+fn traces_exported(validated: &Validated, found: &Found) -> Option<Said> {
+    const TYPE: &str = "TracesExported";
+    validated.agent.as_ref()?.tracing.as_ref()?;
+    let statuses = said_by_agents(found);
+    if statuses.is_empty() {
+        return Some(said(TYPE, Answer::Unknown, "NoAgents", "no agent has been asked yet"));
+    }
+    let problems = statuses.iter().flat_map(|status| of_agent(status));
+    let problems: Vec<_> =
+        problems.filter(|(_, _, about)| *about == About::Traces).map(|(pod, it, _)| (pod, it)).collect();
+    Some(from_problems(TYPE, &problems, "no agent has failed to export what it had"))
+}
+
 /// What a problem of an agent is about, and so which condition tells of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum About {
@@ -434,6 +456,7 @@ enum About {
     Memory,
     Work,
     Guard,
+    Traces,
     Agent,
 }
 
@@ -448,6 +471,7 @@ fn of_agent(status: &AgentStatus) -> impl Iterator<Item = (&str, &Problem, About
             "MissingSecret" => About::Credentials,
             "MissingSigningKey" | "InvalidSigningKey" => About::Signing,
             "StateLost" | "MastersMissing" => About::Memory,
+            "SpansNotExported" => About::Traces,
             "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "SchedulePaused" | "UnreadableResult" => About::Work,
             "NotGuarded" => About::Guard,
             _ => About::Agent,
@@ -725,6 +749,10 @@ pub fn news(before: Option<&CabloyClusterStatus>, after: &CabloyClusterStatus) -
 /// Conditions that have come to have another reason, and so are worth an Event.
 #[must_use]
 pub fn turned<'a>(before: Option<&CabloyClusterStatus>, after: &'a CabloyClusterStatus) -> Vec<&'a Condition> {
+    // Events of their own tell of these, whichever schedule or task it is; see `events`.
+    let told = |condition: &Condition| {
+        matches!(condition.reason.as_str(), "TickFailed" | "TickUnknown" | "SchedulePaused" | "StartupFailed")
+    };
     let summary = |condition: &Condition| matches!(condition.type_.as_str(), "Ready" | "Reconciling" | "Stalled");
     after
         .conditions
@@ -733,7 +761,9 @@ pub fn turned<'a>(before: Option<&CabloyClusterStatus>, after: &'a CabloyCluster
             let old = before.into_iter().flat_map(|before| &before.conditions).find(|old| old.type_ == new.type_);
             let turned = old.is_none_or(|old| old.reason != new.reason || old.status != new.status);
             // That all is well is said once, by Ready; what is unknown is no event.
-            turned && if summary(new) { new.type_ == "Ready" && new.status == "True" } else { is_bad(new) }
+            turned
+                && !told(new)
+                && if summary(new) { new.type_ == "Ready" && new.status == "True" } else { is_bad(new) }
         })
         .collect()
 }

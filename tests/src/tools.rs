@@ -1,4 +1,5 @@
-//! The programs that clusters are made of, built from the Go modules in `tests/kube` and kept between runs.
+//! The programs that clusters are made of, built from the Go modules in `tests/kube` and kept between runs; and the
+//! collector of traces in `tests/otlp`.
 //!
 //! A folder of the cache is named by a hash of everything that goes into it, is filled aside and then renamed: it is
 //! there in full or not at all. Builders of several test processes take turns by a file lock.
@@ -107,6 +108,16 @@ impl Tools {
             kube,
         })
     }
+}
+
+/// The program that takes traces: built once, in a minute.
+///
+/// # Errors
+/// It cannot be built.
+pub fn collector() -> anyhow::Result<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("otlp");
+    let module = Module { name: "otlp", dir: &dir, ldflags: String::new(), packages: &["."], links: &[] };
+    Ok(module.built()?.join("otlp"))
 }
 
 /// A Go module and what is built from it.

@@ -342,6 +342,17 @@ async fn bad_resources_are_refused_with_the_field_and_the_remedy() {
         (json!({"spec": {"agent": {"election": {"ttl": "10"}}}}), "spec.agent.election.ttl", "such as 30s"),
         (json!({"spec": {"agent": {"election": {"ttl": 10}}}}), "spec.agent.election.ttl", "string"),
         (
+            json!({"spec": {"agent": {"tracing": {"endpoint": "https://otel:4318"}}}}),
+            "spec.agent.tracing.endpoint",
+            "agents speak no TLS",
+        ),
+        (json!({"spec": {"agent": {"tracing": {"endpoint": "http://otel"}}}}), "endpoint", "http://<host>:<port>"),
+        (
+            json!({"spec": {"agent": {"tracing": {"endpoint": "http://otel:4318", "sampleRatio": 1.5}}}}),
+            "spec.agent.tracing.sampleRatio",
+            "less than or equal to 1",
+        ),
+        (
             json!({"spec": {
                 "agent": {"enabled": false},
                 "schedules": [{"name": "a", "every": "1s", "target": {"http": {"path": "/"}}}]

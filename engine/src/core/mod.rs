@@ -193,10 +193,14 @@ pub enum News {
         /// Which attempt.
         attempt: u32,
     },
-    /// A startup task came to its end.
+    /// A startup task came to its end, which a term tells once.
     StartupOver {
         /// Which task.
         task: Arc<str>,
+        /// The id of the run.
+        id: String,
+        /// When its last attempt was claimed.
+        since: Timestamp,
         /// How.
         ending: Ending,
     },
@@ -204,6 +208,10 @@ pub enum News {
     Over {
         /// Of which schedule.
         schedule: Arc<str>,
+        /// The id of the run.
+        id: String,
+        /// When it was due; of what was asked for by hand, when it was taken up, or else over.
+        since: Timestamp,
         /// How.
         result: Box<TickResult>,
     },

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use cabloy_crds::agent_status::TickResult;
 use cabloy_redlock::record::Record;
 use jiff::Timestamp;
 
@@ -29,12 +30,23 @@ impl Core {
                     self.keeping.over(name, [id]);
                 }
                 schedule::Action::Forget(id) => self.keeping.remove([id]),
-                schedule::Action::Over(result) => self.tell(News::Over { schedule: schedule(), result }),
+                schedule::Action::Over(result) => self.tell_over(schedule(), result),
                 schedule::Action::Skipped(ticks) => self.tell(News::Skipped { schedule: schedule(), ticks }),
                 schedule::Action::Missed(ticks) => self.tell(News::Missed { schedule: schedule(), ticks }),
             }
         }
         self.after_step(name, now);
+    }
+
+    fn tell_over(&mut self, schedule: Arc<str>, result: Box<TickResult>) {
+        let TickResult { tick, trigger, backfill, at, .. } = &*result;
+        let due = self.lines.get(&schedule).map_or(*tick, |line| line.due(*tick));
+        let (occasion, since) = match (trigger, backfill) {
+            (Some(id), _) => (Occasion::Trigger(id.clone()), *tick),
+            (None, Some(id)) => (Occasion::Backfill { tick: *tick, id: id.clone() }, *at),
+            (None, None) => (Occasion::Tick(*tick), due),
+        };
+        self.tell(News::Over { id: run_id(&schedule, &occasion), since, schedule, result });
     }
 
     /// Has the attempt that runs at the run `id` end, and that recorded.

@@ -18,6 +18,8 @@ use crate::startup::{Plan, Task};
 pub(super) struct Startup {
     pub(super) task: Task,
     pub(super) run: Run,
+    /// Whether its end has been told.
+    told: bool,
 }
 
 impl Core {
@@ -29,12 +31,12 @@ impl Core {
         for task in plan.tasks.iter().filter(|it| it.startup.scope == Scope::Cluster) {
             let id = task.id();
             let name: Arc<str> = task.startup.name.as_str().into();
-            let known = before.remove(&name).map(|it| it.run).filter(|run| run.id == id);
-            let run = known.unwrap_or_else(|| {
+            let known = before.remove(&name).filter(|it| it.run.id == id).map(|it| (it.run, it.told));
+            let (run, told) = known.unwrap_or_else(|| {
                 let run = moment.records.get(&id).map_or_else(|| Run::new(id), |record| Run::from_record(record));
-                run.under(rules)
+                (run.under(rules), false)
             });
-            self.startups.insert(name, Startup { task: task.clone(), run });
+            self.startups.insert(name, Startup { task: task.clone(), run, told });
         }
         self.plan = plan;
         self.step_startups(moment.now);
@@ -62,7 +64,7 @@ impl Core {
     }
 
     fn step_task(&mut self, name: &Arc<str>, now: Timestamp) {
-        let Some(Startup { task, run }) = self.startups.get_mut(name).filter(|_| !self.held) else { return };
+        let Some(Startup { task, run, told }) = self.startups.get_mut(name).filter(|_| !self.held) else { return };
         run.heed(&self.file.ended);
         let key = Key::Startup(Arc::clone(name));
         let (id, policy) = (task.id(), task.policy());
@@ -76,15 +78,20 @@ impl Core {
             Next::Claim(_) | Next::Look | Next::Busy => {}
             Next::Wait(until) => wake = Some(until),
             Next::Over(ending) => {
+                let known = std::mem::replace(told, true);
+                let claimed = run.attempt().and_then(|it| it.deadline.checked_sub(policy.timeout).ok());
                 if ending.verdict == Verdict::Done {
                     self.done.insert(id.clone());
-                    self.tell(News::Done(id));
+                    self.tell(News::Done(id.clone()));
                 }
-                self.tell(News::StartupOver { task: Arc::clone(name), ending });
+                if !known {
+                    let since = claimed.unwrap_or(now);
+                    self.tell(News::StartupOver { task: Arc::clone(name), id, since, ending });
+                }
             }
         }
         self.wake_at(key, wake);
-        let Some(Startup { task, run }) = self.startups.get(name) else { return };
+        let Some(Startup { task, run, .. }) = self.startups.get(name) else { return };
         let id = task.id();
         let status = Box::new(task.status(run, self.done.contains(&id), now));
         let (awaits, ask) = (run.awaits().cloned().into_iter().collect(), Ask::about(run, now));

@@ -32,6 +32,7 @@ pub(super) fn agent_file(validated: &Validated, agent: &AgentPlan, found: &Found
         cluster: format!("{}/{}", validated.identity.namespace, validated.identity.name),
         app: validated.app.clone(),
         election: agent.election.clone(),
+        tracing: agent.tracing.clone(),
         floor: Floor { token: floor_before.token, startups: done(validated, &floor_before, found) },
         schedules: validated.schedules.clone(),
         startups: validated.startups.clone(),

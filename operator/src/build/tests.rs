@@ -74,6 +74,7 @@ fn everything() -> Value {
         },
         "nativeSchedules": "Guard",
         "nativeScheduleHistory": { "completed": 100, "failed": 50 },
+        "agent": { "tracing": { "endpoint": "http://otel-collector.observability:4318", "sampleRatio": 0.25 } },
         "schedules": [{
             "name": "nightly-report", "cron": "0 3 * * *", "timeZone": "Asia/Shanghai", "jitter": "5s", "timeout": "10m",
             "retry": { "limit": 3 },

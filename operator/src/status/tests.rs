@@ -229,6 +229,26 @@ fn calls_that_are_not_signed_are_told_and_make_nothing_unready() {
 }
 
 #[test]
+fn traces_that_do_not_arrive_are_told_and_make_nothing_unready() {
+    let tracing = json!({ "agent": { "tracing": { "endpoint": "http://otel:4318" } } });
+    let of = |spec: &Value, problems: Vec<Problem>| {
+        let agents = found(vec![AgentStatus { problems, ..leader("web-0") }]);
+        let status = status_of(spec, &agents, &rolled_out());
+        assert_eq!(condition(&status, "Ready").status, "True");
+        status
+            .conditions
+            .iter()
+            .find(|it| it.type_ == "TracesExported")
+            .map(|it| (it.status.clone(), it.reason.clone()))
+    };
+    let pair = |status: &str, reason: &str| Some((status.to_owned(), reason.to_owned()));
+    assert_eq!(of(&json!({}), vec![]), None);
+    assert_eq!(of(&tracing, vec![]), pair("True", "Fine"));
+    let away = problem("SpansNotExported", "agent.json: tracing.endpoint");
+    assert_eq!(of(&tracing, vec![away]), pair("False", "SpansNotExported"));
+}
+
+#[test]
 fn an_agent_that_does_not_answer_is_named() {
     let mut found = found(vec![leader("web-0")]);
     found.pods.push(pod("web-1"));

@@ -113,6 +113,8 @@ pub struct AgentPlan {
     pub resources: ResourceRequirements,
     /// How the leader is elected.
     pub election: files::Election,
+    /// Where traces of runs go.
+    pub tracing: Option<files::Tracing>,
 }
 
 /// What the resource asks for: sound, and with all defaults.
@@ -225,6 +227,10 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
         ));
     }
 
+    let plan = agent.enabled().then(|| agent_plan(agent));
+    let wrong = plan.iter().filter_map(|plan| plan.tracing.as_ref()).flat_map(files::Tracing::wrong);
+    refusals.extend(wrong.map(|(field, message)| Refusal::invalid(format!("agent.tracing.{field}"), message)));
+
     if !refusals.is_empty() {
         return Err(refusals);
     }
@@ -240,7 +246,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
         merges_config: app.merges_config(),
         workloads,
         roles,
-        agent: agent.enabled().then(|| agent_plan(agent)),
+        agent: plan,
         schedules,
         startups,
         tasks,
@@ -259,6 +265,10 @@ fn agent_plan(agent: &Agent) -> AgentPlan {
         version: agent.version.clone(),
         resources: agent.resources.clone().unwrap_or_default(),
         election: files::Election { ttl_ms: ttl.as_millis() },
+        tracing: agent.tracing.as_ref().map(|tracing| files::Tracing {
+            endpoint: tracing.endpoint.clone(),
+            sample_ratio: tracing.sample_ratio.unwrap_or(1.0),
+        }),
     }
 }
 

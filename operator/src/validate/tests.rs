@@ -220,6 +220,12 @@ fn what_is_refused_names_the_field_and_the_remedy() {
             "NotSupportedYet",
             "redis.connections.default.cluster",
         ),
+        (json!({ "agent": { "tracing": { "endpoint": "https://otel:4318" } } }), "Invalid", "agent.tracing.endpoint"),
+        (
+            json!({ "agent": { "tracing": { "endpoint": "http://otel:4318", "sampleRatio": 2.0 } } }),
+            "Invalid",
+            "agent.tracing.sampleRatio",
+        ),
         (connection(json!({ "host": "r", "tls": {} })), "NotSupportedYet", "redis.connections.default.tls"),
         (connection(json!({ "host": "redis://r" })), "Invalid", "redis.connections.default.host"),
         (connection(json!({ "host": "r", "username": "u" })), "Invalid", "redis.connections.default.username"),

@@ -308,7 +308,7 @@ impl World {
                 self.desks[pod].gate.note_done([id]);
                 self.gate_step(pod)
             }
-            News::Over { schedule, result } => {
+            News::Over { schedule, result, .. } => {
                 self.say(|| {
                     format!("a{pod}: {schedule} at {} is over: {:?} {}", result.tick, result.verdict, result.reason)
                 });
@@ -326,7 +326,7 @@ impl World {
                 self.watch.shows(&status);
                 Ok(())
             }
-            News::StartupOver { task, ending } => {
+            News::StartupOver { task, ending, .. } => {
                 self.say(|| format!("a{pod}: {task} is over: {:?} {}", ending.verdict, ending.reason));
                 Ok(())
             }

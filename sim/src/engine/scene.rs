@@ -50,6 +50,8 @@ impl Scene {
             schedules,
             startups,
             ended: BTreeMap::new(),
+            guard: None,
+            tracing: None,
         };
         Self {
             file,
