@@ -31,6 +31,7 @@ use crate::{
     apply::{self, Sent},
     build::{self, Settings},
     dereference::{self, Found},
+    events::{self, Occurrence, Told},
     finalize::{self, Progress},
     metrics::Metrics,
     names::{CLAIMED_BY, CLUSTER, FIELD_MANAGER, FINALIZER, PAUSED},
@@ -116,6 +117,8 @@ struct Memory {
     failures: u32,
     /// The status as it was last written, and when.
     written: Option<(CabloyClusterStatus, Instant)>,
+    /// What Events have told of its work; none before it was looked at.
+    told: Option<Told>,
     /// By UID of the workload.
     removals: HashMap<String, Removals>,
 }
@@ -410,6 +413,7 @@ async fn report(
 ) -> Result<Action, Error> {
     let before = status_before(scope, identity, cluster.status.as_ref());
     let status = status::compute(identity, found, result, before.as_ref(), Timestamp::now());
+    tell(identity, before.as_ref(), &status, scope).await;
     write(identity, status, before, scope).await
 }
 
@@ -440,7 +444,7 @@ async fn write(
         News::Ticks if !rest.is_zero() => return Ok(Action::requeue(rest)),
         News::Ticks | News::Urgent => {}
     }
-    publish(identity, before.as_ref(), &status, scope).await;
+    tell_turned(identity, before.as_ref(), &status, scope).await;
     status::write(&scope.shared.client, identity, &status).await?;
     scope.shared.metrics.wrote("status", 1);
     scope.memory().entry(identity.uid.clone()).or_default().written = Some((status, Instant::now()));
@@ -498,21 +502,27 @@ async fn end(
     }
 }
 
-/// Events about what has turned. They are for people: that one is lost fails nothing.
-async fn publish(
+/// Events about what schedules and startup tasks have failed at.
+async fn tell(identity: &Identity, before: Option<&CabloyClusterStatus>, status: &CabloyClusterStatus, scope: &Scope) {
+    let occurrences = {
+        let mut memory = scope.memory();
+        let told = &mut memory.entry(identity.uid.clone()).or_default().told;
+        told.get_or_insert_with(|| Told::new(before)).tell(status, Instant::now())
+    };
+    for Occurrence { reason, action, note } in occurrences {
+        let event =
+            Event { type_: EventType::Warning, reason: reason.to_owned(), note: Some(note), action, secondary: None };
+        publish(identity, event, scope).await;
+    }
+}
+
+/// Events about conditions that have turned.
+async fn tell_turned(
     identity: &Identity,
     before: Option<&CabloyClusterStatus>,
     after: &CabloyClusterStatus,
     scope: &Scope,
 ) {
-    let regarding = ObjectReference {
-        api_version: Some(CabloyCluster::api_version(&()).into_owned()),
-        kind: Some(CabloyCluster::kind(&()).into_owned()),
-        name: Some(identity.name.clone()),
-        namespace: Some(identity.namespace.clone()),
-        uid: Some(identity.uid.clone()),
-        ..ObjectReference::default()
-    };
     let turned = status::turned(before, after).into_iter().map(|condition| Event {
         type_: if status::is_alarming(condition) { EventType::Warning } else { EventType::Normal },
         reason: condition.reason.clone(),
@@ -528,9 +538,23 @@ async fn publish(
         secondary: None,
     });
     for event in turned.chain(put_back) {
-        if let Err(error) = scope.recorder.publish(&event, &regarding).await {
-            tracing::warn!(%error, reason = event.reason, "an Event could not be published");
-        }
+        publish(identity, event, scope).await;
+    }
+}
+
+/// Events are for people: that one is lost fails nothing.
+async fn publish(identity: &Identity, event: Event, scope: &Scope) {
+    let regarding = ObjectReference {
+        api_version: Some(CabloyCluster::api_version(&()).into_owned()),
+        kind: Some(CabloyCluster::kind(&()).into_owned()),
+        name: Some(identity.name.clone()),
+        namespace: Some(identity.namespace.clone()),
+        uid: Some(identity.uid.clone()),
+        ..ObjectReference::default()
+    };
+    let event = Event { note: event.note.map(events::cut), ..event };
+    if let Err(error) = scope.recorder.publish(&event, &regarding).await {
+        tracing::warn!(%error, reason = event.reason, "an Event could not be published");
     }
 }
 

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod controller;
 pub mod dereference;
 pub mod ended;
+pub mod events;
 pub mod finalize;
 pub mod metrics;
 pub mod names;
