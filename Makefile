@@ -1,5 +1,5 @@
 # The commands of the project; README.md says what each is for.
-.PHONY: test sim check-model chaos demo image crds lint setup
+.PHONY: test sim check-model chaos soak demo image crds lint setup
 
 # Tests that could not run say so in this file, by name and why.
 NOT_RUN := $(CURDIR)/target/not-run
@@ -30,6 +30,11 @@ MINUTES ?= 2
 chaos: setup
 	@cargo build --quiet --locked -p cabloy-agent -p cabloy-tests --bins
 	@RUST_BACKTRACE=0 target/debug/cabloy-chaos --agent target/debug/cabloy-agent --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(CHAOS)
+
+# A thousand schedules, while leaders are killed and masters come back empty; all there is to say: SOAK=--help.
+soak: setup
+	@cargo build --quiet --locked -p cabloy-agent -p cabloy-tests --bins
+	@RUST_BACKTRACE=0 target/debug/cabloy-soak --agent target/debug/cabloy-agent --minutes $(MINUTES) $(SOAK)
 
 # The whole product on a real node of its own, told as it happens; KEEP=1 leaves it running.
 demo: setup

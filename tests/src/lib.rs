@@ -16,6 +16,7 @@ pub mod oci;
 pub mod process;
 pub mod redis;
 pub mod skip;
+pub mod soak;
 pub mod stage;
 pub mod stillness;
 pub mod supervisor;

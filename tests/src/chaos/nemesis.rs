@@ -251,7 +251,7 @@ fn part(network: &Network, world: &World, fault: &Fault, pod: usize) -> anyhow::
 /// Waits until all servers have a memory of their own process; whether they have.
 fn until_intact(world: &World, stop: &Stop) -> bool {
     let until = Instant::now() + MEMORY;
-    while !world.servers.iter().all(is_intact) {
+    while !world.servers.iter().all(|server| is_intact(server, CLUSTER)) {
         if Instant::now() > until || !stop.rest(Duration::from_millis(50)) {
             return false;
         }
@@ -259,9 +259,10 @@ fn until_intact(world: &World, stop: &Stop) -> bool {
     true
 }
 
-/// Whether the memory of a server was given to this very process: both have the same run id.
-fn is_intact(server: &Redis) -> bool {
-    let memory = format!("cabloy:{{{CLUSTER}}}:node");
+/// Whether a server's memory of the election `cluster` was given to this very process: both have the same run id.
+#[must_use]
+pub fn is_intact(server: &Redis, cluster: &str) -> bool {
+    let memory = format!("cabloy:{{{cluster}}}:node");
     let run: Option<String> = server.try_run(&["HGET", &memory, "run"]).ok().flatten();
     let info = server.try_run::<redis::InfoDict>(&["INFO", "server"]).ok();
     run.is_some() && run == info.and_then(|info| info.get("run_id"))
