@@ -21,7 +21,7 @@ use crate::reload::{self, Config, Places};
 use crate::server::{self, ListenError};
 use crate::shared::{Identity, Shared};
 use crate::signing::Signing;
-use crate::{export, gate, guard, health};
+use crate::{export, gate, guard, health, warm_up};
 
 /// How long a drain may take before it is answered all the same.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -80,7 +80,9 @@ impl Agent {
 
         let places = Places { dir: options.config_dir, signing_key: options.signing_key_file };
         parts.spawn(reload::watch_files(places, config, signing, end.clone()));
-        parts.spawn(health::watch_app(app_seen, health, end.clone()));
+        let (worker, worker_seen) = watch::channel(None);
+        parts.spawn(health::watch_app(app_seen, health, worker, end.clone()));
+        parts.spawn(warm_up::keep_warm(Arc::clone(&shared), worker_seen, end.clone()));
         parts.spawn(gate::watch_gate(Arc::clone(&shared), end.clone()));
         parts.spawn(export::export_spans(Arc::clone(&shared), end.clone()));
         parts.spawn(server::serve_status(status, Arc::clone(&shared), end.clone()));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cabloy_crds::agent_status::AppFailure;
 use cabloy_crds::files::{self, Health, HttpTarget, Target};
+use cabloy_crds::names::ECHO_PATH;
 use cabloy_crds::vocabulary::{Generation, Method};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, StatusCode};
@@ -17,7 +18,7 @@ use hyper::body::{Body, Bytes};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use crate::runs::{Outcome, OutcomeKind, between};
@@ -139,12 +140,39 @@ impl Unhealthy {
     }
 }
 
+/// A worker process of the app, as the preload has it name itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Tells it from all others that the app has had.
+    pub id: String,
+    /// How many there are to be.
+    pub of: u32,
+}
+
+/// An answer to the echo.
+#[derive(Clone, Debug)]
+pub struct Echo {
+    /// The answer's status.
+    pub status: StatusCode,
+    /// What it means.
+    pub outcome: Outcome,
+    /// Which process answered, if it says.
+    pub worker: Option<Worker>,
+}
+
 /// An answer, less what is not looked at.
 #[derive(Debug)]
 struct Response {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
+}
+
+impl Response {
+    fn worker(&self) -> Option<Worker> {
+        let (id, of) = self.headers.get("cabloy-worker")?.to_str().ok()?.rsplit_once('/')?;
+        Some(Worker { id: id.to_owned(), of: of.parse().ok()? })
+    }
 }
 
 /// What an answer means.
@@ -184,25 +212,48 @@ impl App {
         Self { generation: app.generation, port: app.port, health: app.health.clone() }
     }
 
-    /// Asks the app whether it is alive.
+    /// Asks the app whether it is alive; gives the process that answered, if it says.
     ///
     /// # Errors
     /// It is not, or does not say so in time.
-    pub async fn check(&self) -> Result<(), Unhealthy> {
+    pub async fn check(&self) -> Result<Option<Worker>, Unhealthy> {
         let check = async {
             match &self.health {
                 Health::Tcp {} => {
-                    self.connect().await?;
-                    Ok(())
+                    self.connect(Ipv4Addr::LOCALHOST).await?;
+                    Ok(None)
                 }
                 Health::Http { method, path } => {
                     let request = self.request(*method, path).body(Full::default()).map_err(CallError::from)?;
-                    let response = self.send(request).await?;
-                    if response.status.is_success() { Ok(()) } else { Err(Unhealthy::Status(response.status)) }
+                    let response = self.send(request, Ipv4Addr::LOCALHOST).await?;
+                    if response.status.is_success() {
+                        Ok(response.worker())
+                    } else {
+                        Err(Unhealthy::Status(response.status))
+                    }
                 }
             }
         };
         tokio::time::timeout(HEALTH_TIMEOUT, check).await.unwrap_or(Err(Unhealthy::Timeout))
+    }
+
+    /// Has the app of `CabloyJS` 4 echo, over a connection from the local address `from`; `host` says for which instance.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn echo(&self, host: &str, from: Ipv4Addr) -> Result<Echo, Outcome> {
+        let echo = async {
+            let request = Self::request_to(host, Method::Post, ECHO_PATH).body(Full::default())?;
+            self.send(request, from).await
+        };
+        let response = echo.await.map_err(|error| failed(&error))?;
+        let outcome = match read_answer(self.generation, &response, false, Timestamp::now()) {
+            Meaning::Over(outcome) | Meaning::Stale { outcome, .. } => outcome,
+            Meaning::Running(_) | Meaning::Accepted { .. } => {
+                ended(OutcomeKind::Failed, "Refused", &response.status.to_string())
+            }
+        };
+        Ok(Echo { status: response.status, outcome, worker: response.worker() })
     }
 
     /// Makes a call and stays with it until the app is done. Each of its requests is signed with the keys that there
@@ -250,7 +301,7 @@ impl App {
         let mut request = self.request(target.method, &target.path).body(Full::from(body))?;
         request.headers_mut().extend(header_map(headers(call, target))?);
         request.headers_mut().extend(header_map(signature)?);
-        self.send(request).await
+        self.send(request, Ipv4Addr::LOCALHOST).await
     }
 
     async fn poll(
@@ -262,32 +313,41 @@ impl App {
         let signature = signing.borrow().headers(&call.id(), Timestamp::now(), b"");
         let mut request = self.request(Method::Get, location).body(Full::default())?;
         request.headers_mut().extend(header_map(signature)?);
-        self.send(request).await
+        self.send(request, Ipv4Addr::LOCALHOST).await
     }
 
     fn request(&self, method: Method, path: &str) -> http::request::Builder {
         // The host decides which of the app's instances answers, and another one than 127.0.0.1 would change the base
         // URL that the app remembers.
+        Self::request_to(&format!("127.0.0.1:{}", self.port), method, path)
+    }
+
+    fn request_to(host: &str, method: Method, path: &str) -> http::request::Builder {
         Request::builder()
             .method(method.as_str())
             .uri(path)
-            .header(header::HOST, format!("127.0.0.1:{}", self.port))
+            .header(header::HOST, host)
             .header(header::CONNECTION, "close")
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("cabloy-agent/", env!("CARGO_PKG_VERSION")))
     }
 
-    async fn connect(&self) -> Result<TcpStream, CallError> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let stream =
-            TcpStream::connect(address).await.map_err(|source| CallError::Connect { port: self.port, source })?;
+    async fn connect(&self, from: Ipv4Addr) -> Result<TcpStream, CallError> {
+        let connect = async {
+            let socket = TcpSocket::new_v4()?;
+            if from != Ipv4Addr::LOCALHOST {
+                socket.bind(SocketAddr::from((from, 0)))?;
+            }
+            socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await
+        };
+        let stream = connect.await.map_err(|source| CallError::Connect { port: self.port, source })?;
         // Without it a small request may wait for the acknowledgement of another; a failure costs only that.
         let _ = stream.set_nodelay(true);
         Ok(stream)
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response, CallError> {
-        let stream = self.connect().await?;
+    async fn send(&self, request: Request<Full<Bytes>>, from: Ipv4Addr) -> Result<Response, CallError> {
+        let stream = self.connect(from).await?;
         let read_at_once = request.body().size_hint().exact().is_some_and(|size| size <= READ_AT_ONCE);
         let (mut sender, mut connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let exchange = async move {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cabloy_crds::agent_status::Problem;
 use cabloy_crds::files::{
     AgentFile, BeanTarget, BroadcastTarget, Guard, HttpTarget, QueueTarget, RedisClient, Retry, RoleFile, Schedule,
-    Target, Tracing, is_manual_id,
+    Target, Tracing, WarmUpTarget, is_manual_id,
 };
 use cabloy_crds::names::{AGENT_FILE, REDLOCK_ROLE, role_file};
 use cabloy_crds::vocabulary::{Generation, Scope};
@@ -370,6 +370,21 @@ fn check_target(generation: Generation, target: &Target) -> Vec<Wrong> {
             (module.is_empty(), ".target.broadcast.module", "write the module's name"),
             (broadcast_name.is_empty(), ".target.broadcast.broadcastName", "write the broadcast's name"),
         ]),
+        Target::WarmUp(WarmUpTarget { instances }) => {
+            let subdomain = |it: &String| it.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char));
+            only_bad([
+                (
+                    generation != Generation::V4,
+                    ".target.warmUp",
+                    "only apps of generation v4 are warmed up: take it out",
+                ),
+                (
+                    !instances.iter().all(subdomain),
+                    ".target.warmUp.instances",
+                    "write subdomains: letters, digits, -, _ and .; empty for the default instance",
+                ),
+            ])
+        }
     }
 }
 

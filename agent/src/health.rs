@@ -6,7 +6,7 @@ use cabloy_crds::agent_status::{AppFailure, AppStatus};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, Worker};
 
 /// How long between two checks while the app is not known to be well.
 const EAGER: Duration = Duration::from_secs(1);
@@ -30,10 +30,11 @@ fn judge(status: &AppStatus, failures: u32, check: Result<(), (AppFailure, Strin
     }
 }
 
-/// Checks the app that `app` holds until `stop`, and tells of changes.
+/// Checks the app that `app` holds until `stop`, and tells of changes, also of which process answered.
 pub async fn watch_app(
     mut app: watch::Receiver<Option<App>>,
     status: watch::Sender<AppStatus>,
+    worker: watch::Sender<Option<Worker>>,
     stop: CancellationToken,
 ) {
     let mut failures = 0;
@@ -42,7 +43,13 @@ pub async fn watch_app(
         let pause = match present {
             None => Duration::MAX,
             Some(app) => {
-                let check = app.check().await.map_err(|error| (error.kind(), error.to_string()));
+                let check = match app.check().await {
+                    Ok(answered) => {
+                        worker.send_replace(answered);
+                        Ok(())
+                    }
+                    Err(error) => Err((error.kind(), error.to_string())),
+                };
                 let before = status.borrow().clone();
                 let (now, failed) = judge(&before, failures, check);
                 failures = failed;

@@ -8,6 +8,7 @@
 //!   crate `cabloy-engine`, whose [`schedule`], [`startup`] and [`runs`] are used all over.
 //! * [`target`]: what is called; [`app`], [`bean`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let
 //!   another pod lead; [`queue`], [`broadcast`] and [`roles`]: what goes to the app through Redis.
+//! * [`warm_up`]: first requests to the app's worker processes, for which apps of `CabloyJS` 4 wait.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside; [`traces`] and [`export`]: a
 //!   trace for each run.
 //! * [`guard`]: the app's own schedules are guarded through rollouts.
@@ -40,3 +41,4 @@ pub mod shared;
 pub mod signing;
 pub mod target;
 pub mod traces;
+pub mod warm_up;

@@ -91,6 +91,8 @@ struct Board {
     guard: Option<GuardStatus>,
     /// Why the app's own schedules are not guarded.
     unguarded: Option<Problem>,
+    /// Why worker processes of the app may take no jobs.
+    cold: Option<Problem>,
 }
 
 impl Shared {
@@ -250,6 +252,11 @@ impl Shared {
         self.board().startups.contains_key(startup)
     }
 
+    /// Shows why worker processes of the app may take no jobs, or that they do.
+    pub fn show_cold(&self, cold: Option<Problem>) {
+        self.board().cold = cold;
+    }
+
     /// Shows no other startup tasks than these.
     pub fn keep_startups(&self, names: &BTreeSet<&str>) {
         self.board().startups.retain(|name, _| names.contains(name.as_str()));
@@ -311,6 +318,7 @@ impl Shared {
         problems.extend(board.alarms.values().cloned());
         problems.extend(board.unguarded.clone());
         problems.extend(self.traces.problem().filter(|_| self.traces.settings().is_some()));
+        problems.extend(board.cold.clone());
         let failed = board.startups.values().filter(|it| it.state == StartupState::Failed);
         problems.extend(failed.map(|it| {
             problem("StartupFailed", format!("{}: {}", it.name, it.message), Some(format!("startups.{}", it.name)))

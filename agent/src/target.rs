@@ -19,6 +19,7 @@ use crate::queue::{Added, Job};
 use crate::roles::Roles;
 use crate::runs::{Outcome, OutcomeKind};
 use crate::signing::Signing;
+use crate::warm_up::warm_up;
 
 /// How long Redis may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -45,6 +46,10 @@ pub async fn call(ways: &Ways<'_>, call: &Call, left: Duration) -> Option<Called
             }
             Target::Queue(queue) => Called::by(add(ways, call, queue, left).await),
             Target::Broadcast(broadcast) => Called::by(publish(ways, call, broadcast).await),
+            Target::WarmUp(target) => Called::by(match warm_up(&App::new(&ways.loaded.file.app), target).await {
+                Ok(_) => ended(OutcomeKind::Done, "", ""),
+                Err(outcome) => outcome,
+            }),
         }
     };
     timeout(left, called).await.ok()

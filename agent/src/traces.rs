@@ -217,6 +217,7 @@ impl Traces {
                     (format!("bean {}.{}", bean.module, bean.name), SpanKind::Client, attributes)
                 }
                 Target::Queue(it) => (format!("send {}", it.queue), SpanKind::Producer, message("bullmq", &it.queue)),
+                Target::WarmUp(_) => ("warm up".to_owned(), SpanKind::Client, vec![]),
                 Target::Broadcast(it) => {
                     (format!("publish {}", it.channel), SpanKind::Producer, message("redis", &it.channel))
                 }

@@ -346,6 +346,8 @@ pub enum Target {
     Queue(QueueTarget),
     /// A broadcast to all processes of the app.
     Broadcast(BroadcastTarget),
+    /// A first request to each worker process of the app, so that it begins to work.
+    WarmUp(WarmUpTarget),
 }
 
 impl Target {
@@ -353,7 +355,7 @@ impl Target {
     #[must_use]
     pub fn role(&self) -> Option<&str> {
         match self {
-            Self::Http(_) | Self::Bean(_) => None,
+            Self::Http(_) | Self::Bean(_) | Self::WarmUp(_) => None,
             Self::Queue(queue) => Some(&queue.role),
             Self::Broadcast(broadcast) => Some(&broadcast.role),
         }
@@ -405,6 +407,15 @@ impl Default for Instances {
     fn default() -> Self {
         Self::Set(InstanceSet::default())
     }
+}
+
+/// A first request to each worker process of the app beside the agent, for each instance: a process of `CabloyJS` 4 takes
+/// no job of an instance before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WarmUpTarget {
+    /// The subdomains of the instances (tenants); empty for the default one.
+    pub instances: Vec<String>,
 }
 
 /// A job for a queue of the app, which a `BullMQ` worker of the app takes.

@@ -33,6 +33,12 @@ pub const CACHE_ROLE: &str = "cache";
 /// The connection that a role uses where it names none.
 pub const DEFAULT_CONNECTION: &str = "default";
 
+/// The startup task that has each pod of a v4 app warmed up.
+pub const WARM_UP: &str = "warm-up";
+
+/// The route that every installation of `CabloyJS` 4 answers a POST on, without a user and without a trace.
+pub const ECHO_PATH: &str = "/api/a/base/auth/echo";
+
 /// File of a role's Redis configuration, in its ConfigMap and where it is mounted.
 pub const CLIENT_FILE: &str = "client.json";
 

@@ -59,6 +59,8 @@ use crate::{
         .message("the targets bean, queue and broadcast are those of CabloyJS, and generation generic has none: write target.http, or another generation"),
     validation = Rule::new("self.app.generation != 'generic' || !has(self.startups) || self.startups.all(s, !has(s.target.bean))")
         .message("the target bean is one of CabloyJS, and generation generic has none: write target.http, or another generation"),
+    validation = Rule::new("!has(self.startups) || self.app.generation != 'v4' || (has(self.app.warmUp) && !self.app.warmUp) || self.startups.all(s, s.name != 'warm-up')")
+        .message("warm-up is the name of the startup task that warms up an app of generation v4: write another name, or set app.warmUp to false"),
     validation = Rule::new("!has(self.startups) || self.startups.all(s, !has(s.after) || s.after.all(a, self.startups.exists(t, t.name == a)))")
         .message("startups[].after must name other tasks of startups: correct the name, or add the task")
 )]
@@ -108,7 +110,11 @@ pub struct CabloyClusterSpec {
     validation = Rule::new("!has(self.configFrom) || size(self.configFrom) == 0 || self.generation == 'v4' || (has(self.mergesConfig) && self.mergesConfig)")
         .message("configFrom is merged into the configuration of generation v4, and of vona with mergesConfig: remove it, or set one of these"),
     validation = Rule::new("!has(self.beanPath) || self.generation != 'generic'")
-        .message("beanPath is the route of CabloyJS' integration module, and generation generic has none: remove it, or set another generation")
+        .message("beanPath is the route of CabloyJS' integration module, and generation generic has none: remove it, or set another generation"),
+    validation = Rule::new("(!has(self.warmUp) && !has(self.instances)) || self.generation == 'v4'")
+        .message("warmUp and instances are for generation v4, whose processes wait for a first request: remove them"),
+    validation = Rule::new("!has(self.instances) || !has(self.warmUp) || self.warmUp")
+        .message("instances are those to be warmed up: remove them, or set warmUp to true")
 )]
 pub struct App {
     /// The app's name as in its package.json; the prefix of its Redis keys. Immutable.
@@ -145,6 +151,17 @@ pub struct App {
     /// out. Then each role can have a Redis of its own, and configFrom works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merges_config: Option<bool>,
+    /// Whether each worker process gets a first request at its start, before its pod is ready: one of CabloyJS 4 takes no
+    /// jobs before that. True for v4 if left out; other generations need none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<bool>,
+    /// Subdomains of the instances (tenants) that are warmed up beside the default one and those that targets name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 128)))]
+    #[x_kube(validation = Rule::new("self.all(i, i.matches('^[A-Za-z0-9][A-Za-z0-9._-]*$'))")
+        .message("must be the names of CabloyJS instances: letters, digits, '.', '_' and '-'; the default one needs no name here"))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub instances: Vec<String>,
 }
 
 impl App {
@@ -152,6 +169,12 @@ impl App {
     #[must_use]
     pub fn merges_config(&self) -> bool {
         self.generation == Generation::Vona && self.merges_config.unwrap_or(false)
+    }
+
+    /// Whether worker processes are warmed up.
+    #[must_use]
+    pub fn warm_up(&self) -> bool {
+        self.generation == Generation::V4 && self.warm_up.unwrap_or(true)
     }
 
     /// The port that the app listens on.

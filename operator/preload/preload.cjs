@@ -488,6 +488,28 @@ function hookEnv(read, checkDeclared) {
   });
 }
 
+// ---- Worker processes ----
+
+/**
+ * Has this worker process of egg say who it is where the agent of the pod asks: its id, and how many workers there are
+ * to be. Connections go to one worker or another, and only so can the agent know that each of them has answered.
+ */
+function nameWorker() {
+  const { Server } = require('http');
+  let workers;
+  try {
+    workers = JSON.parse(process.argv[2]).workers; // as egg-cluster itself reads them
+  } catch (_) { /* not started by egg's master */ }
+  if (!Number.isInteger(workers)) return;
+  const name = `${process.pid}.${Date.now()}/${workers}`;
+  const isAgent = ({ headers, socket }) => /^cabloy-agent\//.test(headers['user-agent']) && /^(::ffff:)?127\./.test(socket.remoteAddress);
+  const { emit } = Server.prototype;
+  Server.prototype.emit = function cabloyEmit(event, request, response) {
+    if (event === 'request' && isAgent(request)) response.setHeader('cabloy-worker', name);
+    return emit.apply(this, arguments);
+  };
+}
+
 // ---- Start ----
 
 /**
@@ -542,7 +564,10 @@ function start() {
       }
     });
   }
-  if (generation !== 'vona') hookEggCore(readV4);
+  if (generation !== 'vona') {
+    hookEggCore(readV4);
+    if (/egg-cluster[\\/]lib[\\/]app_worker\.js$/.test(process.argv[1])) nameWorker();
+  }
   if (generation !== 'v4' && !(boot && boot.roles.length === 0 && !boot.mergesConfig)) hookEnv(readEnv, app);
 }
 

@@ -56,6 +56,7 @@ const PASSING: &[&str] = &[
     "StartupPending",
     "StartupRunning",
     "AppUnhealthy",
+    "NotWarm",
     "UnknownRevision",
     "MissingFile",
     "Unreachable",
@@ -472,7 +473,8 @@ fn of_agent(status: &AgentStatus) -> impl Iterator<Item = (&str, &Problem, About
             "MissingSigningKey" | "InvalidSigningKey" => About::Signing,
             "StateLost" | "MastersMissing" => About::Memory,
             "SpansNotExported" => About::Traces,
-            "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "SchedulePaused" | "UnreadableResult" => About::Work,
+            "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "SchedulePaused" | "UnreadableResult"
+            | "InstanceLocked" => About::Work,
             "NotGuarded" => About::Guard,
             _ => About::Agent,
         };

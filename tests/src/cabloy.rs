@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -25,7 +27,7 @@ use crate::skip::Unavailable;
 use crate::{npm, tools, wait};
 
 /// The folder of `tests` with the app's sources.
-const FIXTURE: &str = "cabloy-v4";
+pub(crate) const FIXTURE: &str = "cabloy-v4";
 
 /// The app's name, which its Redis keys and its database are named by.
 pub const APP: &str = "cabloyfx";
@@ -139,7 +141,8 @@ pub async fn database() -> MariaDb {
     MariaDb::start_from(&data)
 }
 
-fn initialized() -> anyhow::Result<PathBuf> {
+/// The data folder of that server, made once a machine and set of packages.
+pub(crate) fn initialized() -> anyhow::Result<PathBuf> {
     let lock = fs::read(npm::fixture(FIXTURE).join("package-lock.json"))?;
     let config = fs::read(npm::fixture(FIXTURE).join("src/backend/config/config.prod.js"))?;
     let key = [mariadb::version()?, lock, config].concat();
@@ -224,6 +227,21 @@ impl Builder<'_> {
         let group = Group::spawn(&self.name, command, &log)?;
         Ok(Pod { group, port, dir })
     }
+}
+
+/// How many worker processes take jobs of each queue, by what `CLIENT LIST` of role queue's Redis says: `BullMQ` names its
+/// connections `bull_<app>:queue:` and the queue in base64; those that only listen to events end in `:qe`.
+#[must_use]
+pub fn consumers(clients: &str) -> BTreeMap<String, usize> {
+    let mut consumers = BTreeMap::new();
+    for client in clients.lines() {
+        let name = client.split(' ').find_map(|field| field.strip_prefix("name=bull_")).unwrap_or_default();
+        let queue = name.split_once(":queue:").and_then(|(_, queue)| BASE64_STANDARD.decode(queue).ok());
+        if let Some(queue) = queue {
+            *consumers.entry(String::from_utf8_lossy(&queue).into_owned()).or_default() += 1;
+        }
+    }
+    consumers
 }
 
 /// As `EGG_APP_CONFIG` is merged: objects into objects, anything else in the place of what was there.
@@ -345,8 +363,12 @@ impl Pod {
     }
 }
 
-/// A request that names 127.0.0.1 as its host, for another name may be that of another instance, and is remembered.
-async fn post(port: u16, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Answer> {
+/// A request to a port of loopback that names 127.0.0.1 as its host, for another name may be that of another instance, and is
+/// remembered.
+///
+/// # Errors
+/// There is no answer.
+pub async fn post(port: u16, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     let headers: String = headers.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
     let length = body.len();

@@ -55,7 +55,20 @@ fn agent(name: &str) -> AgentStatus {
         ready: true,
         election: Some(ElectionStatus::default()),
         signing: SigningStatus { keys: 1 },
+        startups: vec![warm()],
         ..AgentStatus::default()
+    }
+}
+
+/// The task of every pod of an app of generation v4.
+fn warm() -> agent_status::StartupStatus {
+    agent_status::StartupStatus {
+        name: "warm-up".into(),
+        revision: String::new(),
+        state: StartupState::Done,
+        attempt: 1,
+        deadline: None,
+        message: String::new(),
     }
 }
 

@@ -8,6 +8,7 @@ mod guard;
 mod roles;
 mod schedules;
 mod targets;
+mod warm_up;
 
 use std::collections::BTreeMap;
 
@@ -210,9 +211,10 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
     let guards = matches!(guard, Guard::On(_));
     let tasks = startups.iter().map(|task| (task.name.clone(), task.clone())).collect();
     let context = targets::Context { app, roles: &roles };
-    let (schedules, startups) = schedules::resolve(&context, schedules, startups, &mut refusals);
+    let (schedules, mut startups) = schedules::resolve(&context, schedules, startups, &mut refusals);
     let cluster_tasks = startups.iter().any(|task| task.scope == Scope::Cluster);
     let needs_leader = !schedules.is_empty() || cluster_tasks || guards;
+    warm_up::check(app, &startups, &mut refusals);
     let has_work = !schedules.is_empty() || !startups.is_empty() || guards;
     if has_work && !agent.enabled() {
         refusals.push(Refusal::invalid(
@@ -234,6 +236,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
     if !refusals.is_empty() {
         return Err(refusals);
     }
+    startups.extend(warm_up::task(app, &schedules, &startups));
     Ok(Validated {
         identity: identity.clone(),
         app: files::App {
@@ -326,7 +329,7 @@ fn health(generation: Generation, path: Option<&str>) -> files::Health {
     match (path, generation) {
         (Some(path), _) => files::Health::Http { method: Method::Get, path: path.to_owned() },
         (None, Generation::V4) => {
-            files::Health::Http { method: Method::Post, path: "/api/a/base/auth/echo".to_owned() }
+            files::Health::Http { method: Method::Post, path: cabloy_crds::names::ECHO_PATH.to_owned() }
         }
         (None, Generation::Vona | Generation::Generic) => files::Health::Tcp {},
     }

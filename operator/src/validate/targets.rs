@@ -265,7 +265,7 @@ fn role(context: &Context, name: &str, field: String, refusals: &mut Vec<Refusal
 }
 
 /// What becomes a part of keys: BullMQ refuses colons in them, and CabloyJS parts them by bars.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
         && text.len() <= MAX_NAME

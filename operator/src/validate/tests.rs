@@ -1,5 +1,5 @@
 use cabloy_crds::{
-    resource::{CatchUpPolicy, Overlap},
+    resource::{CatchUpPolicy, Gate, Overlap},
     vocabulary::InstanceSet,
 };
 use serde_json::{Value, json};
@@ -105,6 +105,58 @@ fn a_password_goes_to_no_other_server() {
         role("cache"),
         (Some("u".into()), Some("/etc/cabloy/secrets/default/password".into()), vec!["s".into()])
     );
+}
+
+/// The task that warms up pods, where there is one: after which tasks it comes, and for which instances.
+fn warm_up(spec: &Value) -> Option<(Vec<String>, Vec<String>)> {
+    sound(spec).startups.into_iter().find_map(|task| match task.target {
+        files::Target::WarmUp(target) => {
+            assert_eq!((task.name.as_str(), task.scope, task.gate), ("warm-up", Scope::Instance, Gate::Ready));
+            Some((task.after, target.instances))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn pods_of_v4_are_warmed_up_for_all_instances_that_are_named() {
+    let v4 = |more: Value| {
+        let mut app = json!({ "name": "shop", "generation": "v4" });
+        app.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        app
+    };
+    assert_eq!(warm_up(&json!({})), Some((vec![], vec![String::new()])));
+    for generation in ["vona", "generic"] {
+        assert_eq!(warm_up(&json!({ "app": { "name": "shop", "generation": generation } })), None);
+    }
+    assert_eq!(warm_up(&json!({ "app": v4(json!({ "warmUp": false })) })), None);
+    let target = |subdomain: &str| json!({ "queue": { "module": "m", "queueName": "q", "subdomain": subdomain } });
+    let http = json!({ "http": { "path": "/" } });
+    let named = warm_up(&json!({
+        "app": v4(json!({ "instances": ["b", "a"] })),
+        "schedules": [
+            { "name": "one", "every": "1m", "target": target("c") },
+            { "name": "two", "every": "1m", "target": target("a") },
+        ],
+        "startups": [
+            { "name": "migrate", "target": http },
+            { "name": "mail", "gate": "None", "target": http },
+            { "name": "cache", "scope": "Instance", "target": http },
+        ],
+    }));
+    let all = ["", "a", "b", "c"].map(str::to_owned).to_vec();
+    assert_eq!(named, Some((vec!["migrate".to_owned()], all)));
+
+    assert_refused([
+        (json!({ "app": { "name": "shop", "generation": "vona", "warmUp": true } }), "Invalid", "app.warmUp"),
+        (json!({ "app": { "name": "shop", "generation": "vona", "instances": ["a"] } }), "Invalid", "app.instances"),
+        (json!({ "app": v4(json!({ "warmUp": false, "instances": ["a"] })) }), "Invalid", "app.instances"),
+        (json!({ "app": v4(json!({ "instances": ["a", "a"] })) }), "Invalid", "app.instances[1]"),
+        (json!({ "app": v4(json!({ "instances": [""] })) }), "Invalid", "app.instances[0]"),
+        (json!({ "startups": [{ "name": "warm-up", "target": http }] }), "Invalid", "startups[warm-up].name"),
+    ]);
+    let own = json!({ "app": v4(json!({ "warmUp": false })), "startups": [{ "name": "warm-up", "target": http }] });
+    assert_eq!(sound(&own).startups.len(), 1);
 }
 
 /// A resource with one schedule.
