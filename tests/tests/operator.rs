@@ -800,7 +800,7 @@ async fn what_cannot_be_done_is_refused_and_what_was_applied_stays() {
     stage.apply(&deployment("web")).await;
     stage.apply(&shop(&json!({ "nativeSchedules": "Guard" }))).await;
     stage.await_agent("deployment", "web").await;
-    stage.await_condition("shop", "NativeSchedulesGuarded", "Unknown", "NoLeader").await;
+    stage.await_condition("shop", "NativeSchedulesGuarded", "False", "NotSupportedYet").await;
     stage.await_condition("shop", "Accepted", "True", "Accepted").await;
     stage.settle("shop").await;
     let before = stage.config_maps().await;
@@ -1114,7 +1114,7 @@ struct RunningPod {
     name: String,
     process: Process,
     files: TempDir,
-    _app: std::net::TcpListener,
+    app: std::net::TcpListener,
 }
 
 impl RunningPod {
@@ -1145,7 +1145,7 @@ impl RunningPod {
         command.args(["--pod-hash", &hash, "--config-dir"]).arg(files.path());
         command.arg("--signing-key-file").arg(files.path().join("signing/key"));
         let process = Process::spawn("agent", command, &files.path().join("log")).expect("the agent starts");
-        let pod = Self { name, process, files, _app: app };
+        let pod = Self { name, process, files, app };
         pod.say(stage, &json!({ "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }], "initContainerStatuses": [
             { "name": "cabloy-agent", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": { "running": {} } },
         ] }))
@@ -1226,4 +1226,80 @@ async fn what_agents_say_is_in_the_status_and_guards_the_masters() {
     pod.process.kill();
     let message = stage.await_condition("shop", "AgentsReachable", "False", "NoAnswer").await;
     assert!(message.contains(&pod.name), "{message}");
+}
+
+/// Answers each request with a 500.
+async fn fail_always(listener: std::net::TcpListener) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    listener.set_nonblocking(true).expect("it can be polled");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("it listens");
+    while let Ok((mut stream, _)) = listener.accept().await {
+        // A health check sends nothing.
+        if stream.read(&mut [0; 16 * 1024]).await.is_ok_and(|read| read > 0) {
+            let _ = stream.write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_schedules_and_tasks_fail_at_is_told_in_events_and_not_one_a_tick() {
+    let stage = Stage::set("failing").await;
+    let redis = Redis::start();
+    stage.apply(&deployment("web")).await;
+    let target = json!({ "http": { "path": "/x" } });
+    stage
+        .apply(&shop(&json!({
+            "app": { "name": "shop", "generation": "generic" },
+            "redis": { "connections": { "default": { "host": "127.0.0.1", "port": redis.addr().port() } } },
+            "agent": { "election": { "ttl": "2s" } },
+            "rollout": { "onRedisChange": "Manual" },
+            "schedules": [
+                { "name": "often", "every": "1s", "target": target },
+                { "name": "once", "every": "1s", "pauseOnFailure": true, "target": target },
+            ],
+            "startups": [
+                { "name": "seed", "gate": "None", "retry": { "limit": 0 }, "target": target },
+            ],
+        })))
+        .await;
+    stage.await_agent("deployment", "web").await;
+    let pod = RunningPod::start(&stage, "127.88.31.8").await;
+    let app = pod.app.try_clone().expect("a listener can be shared");
+    let app = tokio::spawn(fail_always(app));
+    let events = async || -> BTreeMap<(String, String), (u64, String)> {
+        let told = stage.list("events.events.k8s.io").await;
+        let about_work = told.into_iter().filter(|it| text(&it["action"]).starts_with("Run"));
+        about_work
+            .map(|it| {
+                assert_eq!((text(&it["type"]), text(&it["regarding"]["name"])), ("Warning".into(), "shop".into()));
+                let count = it["series"]["count"].as_u64().unwrap_or(1);
+                ((text(&it["action"]), text(&it["reason"])), (count, text(&it["note"])))
+            })
+            .collect()
+    };
+    let expected = [
+        ("RunSchedule/often", "TickFailed"),
+        ("RunSchedule/once", "TickFailed"),
+        ("RunSchedule/once", "SchedulePaused"),
+        ("RunStartup/seed", "StartupFailed"),
+    ];
+    let all = until("an Event of each kind, and a second one of the series", Duration::from_secs(100), async || {
+        let all = events().await;
+        let kinds = expected.iter().all(|(action, reason)| all.contains_key(&((*action).into(), (*reason).into())));
+        let again = all.get(&("RunSchedule/often".into(), "TickFailed".into())).is_some_and(|(count, _)| *count > 1);
+        if kinds && again { Ok(all) } else { Err(format!("{all:?}\n{}", pod.process.log_tail(5))) }
+    })
+    .await;
+    for (key, (count, note)) in &all {
+        assert!(*count <= 4, "{key:?} {count}: one in half a minute at most");
+        assert!(note.starts_with(key.0.split('/').nth(1).expect("it is of one")), "{note}");
+    }
+    assert!(all[&("RunSchedule/once".into(), "TickFailed".into())].1.contains("ServerError"), "{all:?}");
+    assert!(all[&("RunStartup/seed".into(), "StartupFailed".into())].1.contains("ServerError"), "{all:?}");
+    let failed = stage.get("cabloycluster", "shop").await["status"]["schedules"].clone();
+    let failed =
+        failed.as_array().expect("a list").iter().find(|it| it["name"] == "often").expect("it is there")["failed"]
+            .as_u64();
+    assert!(failed > Some(10), "many have failed: {failed:?}");
+    app.abort();
 }
