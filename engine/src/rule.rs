@@ -104,7 +104,6 @@ impl Rules {
 
     /// Whether this one holds.
     #[must_use]
-    #[cfg_attr(not(feature = "controls"), expect(clippy::unused_self, reason = "without controls every rule holds"))]
     pub fn hold(self, rule: Rule) -> bool {
         #[cfg(feature = "controls")]
         {

@@ -36,7 +36,7 @@ const CONTROLS: &[(Rule, u64, Option<u64>, &[Promise])] = &[
     (Rule::BallotOrder, 1000, ALL, &[HandOver, Liveness]),
     (Rule::StickyResults, 1000, ALL, BALLOTS),
     (Rule::ClaimRefusal, 1000, ALL, &[DoneIsDone]),
-    (Rule::SeedAmnesiacOnly, 5000, MEMORY, BALLOTS),
+    (Rule::SeedAmnesiacOnly, 5000, TWICE, BALLOTS),
     (Rule::SeedOneLife, 20_000, TWICE, BALLOTS),
     // Agents: ballots.
     (Rule::ReadRound, 100, ALL, BALLOTS),
