@@ -800,7 +800,7 @@ async fn what_cannot_be_done_is_refused_and_what_was_applied_stays() {
     stage.apply(&deployment("web")).await;
     stage.apply(&shop(&json!({ "nativeSchedules": "Guard" }))).await;
     stage.await_agent("deployment", "web").await;
-    stage.await_condition("shop", "NativeSchedulesGuarded", "False", "NotSupportedYet").await;
+    stage.await_condition("shop", "NativeSchedulesGuarded", "Unknown", "NoLeader").await;
     stage.await_condition("shop", "Accepted", "True", "Accepted").await;
     stage.settle("shop").await;
     let before = stage.config_maps().await;
