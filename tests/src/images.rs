@@ -8,6 +8,8 @@
 //! the tar files. The tar files of one recipe are in a folder named by the hash of all that they are made of; the folder
 //! appears by a rename, so what exists is complete and fresh.
 
+pub mod cabloy_v4;
+
 use std::{
     env, fs,
     hash::{DefaultHasher, Hash, Hasher},
@@ -218,6 +220,11 @@ impl Key {
         }
         fs::read(&full).with_context(|| format!("cannot read {}", full.display()))?.hash(&mut self.0);
         Ok(())
+    }
+
+    /// Takes a text.
+    fn text(&mut self, text: &str) {
+        text.hash(&mut self.0);
     }
 
     /// Takes a large file's size and time instead of its content.

@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 pub const USER: &str = "cabloy";
 
 /// Small, and with nothing kept for a crash of the machine.
-const SETTINGS: [&str; 10] = [
+pub(crate) const SETTINGS: [&str; 10] = [
     "--innodb-buffer-pool-size=32M",
     "--innodb-log-file-size=8M",
     "--innodb-flush-log-at-trx-commit=0",

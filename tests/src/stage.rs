@@ -302,7 +302,7 @@ impl Stage {
     }
 
     /// Where an address of the cluster's network can be reached from here.
-    async fn reach(&self, to: SocketAddr) -> SocketAddr {
+    pub async fn reach(&self, to: SocketAddr) -> SocketAddr {
         let mut forwards = self.forwards.lock().await;
         forwards.entry(to).or_insert_with(|| self.cluster.forward(to)).addr()
     }
@@ -351,8 +351,9 @@ pub async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     Ok(text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
-/// A Redis server as a user deploys it, with arguments.
-fn redis_manifest(name: &str, args: &str) -> String {
+/// A Redis server as a user deploys it, with arguments, a JSON list.
+#[must_use]
+pub fn redis_manifest(name: &str, args: &str) -> String {
     format!(
         "
 apiVersion: apps/v1
