@@ -10,19 +10,6 @@ use std::path::Path;
 use cabloy_tests::npm;
 use cabloy_tests::process::bound;
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 #[test]
 fn the_module_for_vona_fits_the_types_of_vona() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -34,8 +21,8 @@ fn the_module_for_vona_fits_the_types_of_vona() {
         let entry = entry.unwrap();
         symlink(entry.path(), packages.join(entry.file_name())).unwrap();
     }
-    copy(&root.join("client"), &packages.join("cabloy-agent-client"));
-    copy(&root.join("examples/vona-module"), &dir.path().join("module"));
+    npm::copy(&root.join("client"), &packages.join("cabloy-agent-client")).unwrap();
+    npm::copy(&root.join("examples/vona-module"), &dir.path().join("module")).unwrap();
     for file in ["tsconfig.json", "wrong.ts"] {
         fs::copy(npm::fixture("vona-module").join(file), dir.path().join(file)).unwrap();
     }

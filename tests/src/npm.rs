@@ -1,8 +1,8 @@
 //! The npm packages that tests run real programs of, installed once and kept outside of the checkout.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::{fs, io};
 
 use anyhow::{Context as _, ensure};
 
@@ -14,6 +14,24 @@ use crate::tools;
 #[must_use]
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// Copies a folder with all that is in it, such as an app of a fixture, to where a test runs it.
+///
+/// # Errors
+/// One of the files cannot be read or written.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether this machine has Node.js and npm.

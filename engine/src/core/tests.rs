@@ -56,6 +56,14 @@ impl Term {
         term
     }
 
+    /// The first term of all, at 500, with the gate open; the first tick is due at 1,000.
+    fn scheduled() -> Self {
+        let mut term = Self::begin(file(&[]), Records::new(), 500);
+        term.step(Event::GateOpen);
+        term.take();
+        term
+    }
+
     fn carry_out(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
@@ -143,9 +151,7 @@ fn nothing_is_called_before_its_claim_has_come_through() {
 
 #[test]
 fn a_claim_in_doubt_is_disowned_and_never_called() {
-    let mut term = Term::begin(file(&[]), Records::new(), 500);
-    term.step(Event::GateOpen);
-    term.take();
+    let mut term = Term::scheduled();
     term.wake(1_000);
     term.lose();
     assert!(term.calls.is_empty());
@@ -156,9 +162,7 @@ fn a_claim_in_doubt_is_disowned_and_never_called() {
 
 #[test]
 fn what_comes_through_after_its_deadline_is_not_called() {
-    let mut term = Term::begin(file(&[]), Records::new(), 500);
-    term.step(Event::GateOpen);
-    term.take();
+    let mut term = Term::scheduled();
     term.wake(1_000);
     // The process stands still, and another leader may have gone on without it.
     term.now = 6_000;
@@ -168,9 +172,7 @@ fn what_comes_through_after_its_deadline_is_not_called() {
 
 #[test]
 fn a_result_that_was_recorded_just_before_the_deadline_counts() {
-    let mut first = Term::begin(file(&[]), Records::new(), 500);
-    first.step(Event::GateOpen);
-    first.take();
+    let mut first = Term::scheduled();
     first.wake(1_000);
     first.take();
     let start = first.calls[0].clone();
@@ -188,9 +190,7 @@ fn a_result_that_was_recorded_just_before_the_deadline_counts() {
 
 #[test]
 fn what_comes_through_after_the_term_has_ended_is_called_and_nothing_else_is_claimed() {
-    let mut term = Term::begin(file(&[]), Records::new(), 500);
-    term.step(Event::GateOpen);
-    term.take();
+    let mut term = Term::scheduled();
     term.wake(1_000);
     term.step(Event::Hold);
     assert!(!term.core.is_settled());
@@ -217,9 +217,7 @@ fn claims_that_are_still_on_their_way_are_given_up_once() {
 
 #[test]
 fn without_a_valid_lease_nothing_is_sent() {
-    let mut term = Term::begin(file(&[]), Records::new(), 500);
-    term.step(Event::GateOpen);
-    term.take();
+    let mut term = Term::scheduled();
     term.may_claim = false;
     term.wake(1_000);
     assert!(term.written().is_empty() && term.core.is_settled());
@@ -230,9 +228,7 @@ fn without_a_valid_lease_nothing_is_sent() {
 
 #[test]
 fn the_next_leader_waits_for_what_another_has_begun_and_reads_its_result() {
-    let mut first = Term::begin(file(&[]), Records::new(), 500);
-    first.step(Event::GateOpen);
-    first.take();
+    let mut first = Term::scheduled();
     first.wake(1_000);
     first.take();
     let start = first.calls[0].clone();
@@ -268,9 +264,7 @@ fn tasks_go_one_after_the_other_and_what_is_done_is_not_done_again() {
 
 #[test]
 fn an_edit_goes_on_with_what_fell_due_before() {
-    let mut term = Term::begin(file(&[]), Records::new(), 500);
-    term.step(Event::GateOpen);
-    term.take();
+    let mut term = Term::scheduled();
     term.now = 1_500;
     let mut without = AgentFile::clone(&file(&[]));
     without.schedules.clear();

@@ -57,7 +57,7 @@ impl Pod {
     /// With an app named `shop`, and a boot `ConfigMap` for it that lists no role.
     fn new(generation: &str) -> Self {
         let dir = TempDir::with_prefix("cabloy-preload-").unwrap();
-        copy(&fixture().join("app"), &dir.path().join("app"));
+        npm::copy(&fixture().join("app"), &dir.path().join("app")).unwrap();
         for file in ["load.js", "clients.js", "bootstrap.mjs"] {
             fs::copy(fixture().join(file), dir.path().join(file)).unwrap();
         }
@@ -153,19 +153,6 @@ impl Pod {
     /// Replaces what differs from run to run.
     fn stable(&self, text: &str) -> String {
         text.replace(self.dir.path().to_str().unwrap(), "<pod>").replace(modules().to_str().unwrap(), "<modules>")
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

@@ -23,7 +23,7 @@ fn plain() -> Pod {
     static MODULES: LazyLock<PathBuf> = LazyLock::new(|| npm::modules("vona"));
     let pod = Pod::new("vona");
     fs::remove_dir_all(pod.path("app")).unwrap();
-    copy(&npm::fixture("vona").join("app"), &pod.path("app"));
+    npm::copy(&npm::fixture("vona").join("app"), &pod.path("app")).unwrap();
     symlink(&*MODULES, pod.path("app/node_modules")).unwrap();
     pod.text("app/config/config.prod.ts", "export default async () => ({});");
     pod
