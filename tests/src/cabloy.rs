@@ -14,8 +14,7 @@ use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rustix::process::Signal;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -24,7 +23,9 @@ use crate::mariadb::{self, MariaDb};
 use crate::process::{Group, bound};
 use crate::redis::{Redis, free_port};
 use crate::skip::Unavailable;
-use crate::{npm, tools, wait};
+use crate::{events, npm, tools, wait};
+
+pub use crate::events::Event;
 
 /// The folder of `tests` with the app's sources.
 pub(crate) const FIXTURE: &str = "cabloy-v4";
@@ -265,20 +266,6 @@ pub struct Pod {
     dir: TempDir,
 }
 
-/// Something that the app's module `fx-probe` has done.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Event {
-    /// When, in milliseconds since the Unix epoch.
-    pub t: i64,
-    /// Which bean, such as `schedule` or `startup.once`.
-    pub kind: String,
-    /// The worker process.
-    pub pid: u32,
-    /// What the bean has to tell besides.
-    #[serde(flatten)]
-    pub more: Map<String, Value>,
-}
-
 /// An answer of the app.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -313,10 +300,7 @@ impl Pod {
     /// It did not write what it should have.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
-        let text = fs::read_to_string(self.dir.path().join("events")).unwrap_or_default();
-        // The last line may still be written.
-        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        lines.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+        events::read(&self.dir.path().join("events"))
     }
 
     /// Waits until the app answers its health check.

@@ -1,43 +1,11 @@
-// Starts the app of this folder on Vona's own core and modules. What is ours is what Vona's builder, which is not in the npm
-// registry, makes of a project: the list of modules, the variables of `env/.env`, and the configuration's files. What Vona
-// patches in zod, which only validates requests, is left out (resolve.mjs). Without a database there is no suite of
-// Vona's, no instance (tenant) and no web server.
+// The app that the preload is tested with: it uses each client, and tells what it has found.
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
-import { createRequire, register } from 'node:module';
+import { start } from './start.mjs';
 
-// The builder writes it into the code.
-process.env.META_MODE = 'prod';
-register('./resolve.mjs', import.meta.url);
-const { bootstrap } = await import('vona');
-const require = createRequire(import.meta.url);
-
-// The order matters to the modules, which import each other. Of a-hmr, for development, others need just the code.
-const names = [
-  'a-bean', 'a-onion', 'a-meta', 'a-event', 'a-aspect', 'a-aspectutils', 'a-executor', 'a-cache', 'a-redis', 'a-redlock',
-  'a-election', 'a-worker', 'a-queue', 'a-broadcast',
-];
-
-async function modulesMeta() {
-  const modules = {};
-  await import('vona-module-a-hmr');
-  for (const name of names) {
-    const info = { relativeName: name, onionsMeta: require(`vona-module-${name}/package.json`).vonaModule };
-    modules[name] = { info, resource: await import(`vona-module-${name}`) };
-  }
-  modules['shop-report'] = { info: { relativeName: 'shop-report' }, resource: await import('./report.mjs') };
-  return { modulesMeta: { modules, moduleNames: Object.keys(modules) } };
-}
-
-const declared = fs.readFileSync(new URL('env/.env', import.meta.url), 'utf8').matchAll(/^(\w+) *=[ \t]*(.*)$/gm);
-const app = await bootstrap({
-  modulesMeta,
-  locales: async () => ({ localesDefault: {}, localesModules: {} }),
-  config: async () => {
-    const files = ['./config/config.ts', './config/config.prod.ts'];
-    return { default: await Promise.all(files.map(async file => (await import(file)).default)) };
-  },
-  env: Object.fromEntries([...declared].map(([, name, value]) => [name, value])),
+const app = await start(['a-election', 'a-worker', 'a-queue', 'a-broadcast'], {
+  'a-instance': () => import('./instance.mjs'),
+  'shop-report': () => import('./report.mjs'),
 });
 
 // Each client is used, by the module of Vona that it is for.
