@@ -34,9 +34,7 @@ struct App {
 impl App {
     async fn start(key_file: &Path) -> Self {
         let (project, redis) = (Project::new(), Redis::start());
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        project.add_module("cabloy-agent", &root.join("examples/cabloy-v4-module"));
-        project.add_package("cabloy-agent-client", &root.join("client"));
+        project.add_agent_module();
         let database = cabloy::database().await;
         for (name, disabled) in [("south", 0), ("closed", 1)] {
             let values = format!("('{name}', '', '{{}}', {disabled})");

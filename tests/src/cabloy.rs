@@ -85,22 +85,12 @@ impl Project {
         self.dir.path()
     }
 
-    /// Adds a `CabloyJS` module from a folder, by the name that modules of the project go by.
+    /// Installs the integration module, by which an agent has beans run.
     ///
     /// # Panics
-    /// The folder cannot be copied.
-    pub fn add_module(&self, name: &str, source: &Path) {
-        let to = self.dir().join("src/module").join(name);
-        copy(source, &to, &["-rT"]).unwrap_or_else(|error| panic!("{}: {error:#}", source.display()));
-    }
-
-    /// Adds an npm package from a folder, without what it depends on.
-    ///
-    /// # Panics
-    /// The folder cannot be copied.
-    pub fn add_package(&self, name: &str, source: &Path) {
-        let to = self.dir().join("node_modules").join(name);
-        copy(source, &to, &["-rT"]).unwrap_or_else(|error| panic!("{}: {error:#}", source.display()));
+    /// A folder cannot be copied.
+    pub fn add_agent_module(&self) {
+        install_agent_module(self.dir()).unwrap_or_else(|error| panic!("{error:#}"));
     }
 
     /// A process tree of this app, to be started.
@@ -123,6 +113,15 @@ impl Default for Project {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What the integration module is installed from, and where in a project, as its README says.
+pub(crate) const AGENT_MODULE: [(&str, &str); 2] =
+    [("examples/cabloy-v4-module", "src/module/cabloy-agent"), ("client", "src/module/cabloy-agent/backend/client")];
+
+/// Installs the integration module into a project.
+pub(crate) fn install_agent_module(project: &Path) -> anyhow::Result<()> {
+    AGENT_MODULE.iter().try_for_each(|(from, to)| copy(&tools::checkout().join(from), &project.join(to), &["-rT"]))
 }
 
 fn copy(from: &Path, to: &Path, options: &[&str]) -> anyhow::Result<()> {

@@ -94,12 +94,11 @@ pub struct Images {
 /// # Errors
 /// When buildah is missing or may not run (it wants root), and when the build fails; Cargo's output goes to stderr.
 pub fn build() -> Result<Images> {
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("tests/ lies in the checkout")?;
     let store = Store::open()?;
     // A copy, for the sources may be edited while they are built.
     let context = tempfile::Builder::new().prefix("context-").tempdir_in(store.dir.join("tmp"))?;
     let context = context.path();
-    run(Command::new("cp").args(["-a", "--parents", "-t"]).arg(context).args(SOURCES).current_dir(checkout))?;
+    run(Command::new("cp").args(["-a", "--parents", "-t"]).arg(context).args(SOURCES).current_dir(tools::checkout()))?;
     let mut key = Key::of("cabloy 2");
     for source in SOURCES {
         key.tree(context, Path::new(source))?;

@@ -17,6 +17,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::process::bound;
 
+/// The folder of the checkout.
+pub(crate) fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 /// The version of Kubernetes; the rest of its numbers are in `tests/kube/go.mod`.
 const KUBERNETES: &str = "v1.35.4";
 

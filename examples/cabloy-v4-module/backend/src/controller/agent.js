@@ -1,4 +1,4 @@
-const { createGuard, createRedisStore } = require('cabloy-agent-client');
+const { createGuard, createRedisStore } = require('../../client');
 
 const { parseCall, pickInstances } = require('../lib/call.js');
 const { createRunner } = require('../lib/runner.js');

@@ -1,7 +1,7 @@
 // What the agent asks for.
 'use strict';
 
-const { Failure } = require('cabloy-agent-client');
+const { Failure } = require('../../client');
 
 /** For good: another attempt would say the same. */
 const wrong = message => new Failure(422, message);
