@@ -4,9 +4,6 @@
 
 mod stage;
 
-use std::fs;
-use std::path::Path;
-
 use cabloy_tests::cabloy::{self, APP, BOOT, HEALTH, Project};
 use cabloy_tests::process::signal;
 use cabloy_tests::redis::Redis;
@@ -21,18 +18,12 @@ async fn every_worker_takes_jobs_of_every_instance_before_the_pod_is_ready_and_a
     require!(cabloy::found());
     let (project, redis, stage) = (Project::new(), Redis::start(), Stage::new(1));
     let database = cabloy::database().await;
-    let boot = stage.dir().join("boot");
-    fs::create_dir(&boot).unwrap();
-    let preload = boot.join("preload.cjs");
-    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../operator/preload/preload.cjs"), &preload).unwrap();
-    fs::write(boot.join("boot.json"), json!({"app": APP, "generation": "v4", "roles": []}).to_string()).unwrap();
     let instances = json!([{"subdomain": ""}, {"subdomain": "acme"}, {"subdomain": "b.c"}]);
     let mut pod = project
         .pod("warm", &database, redis.addr())
         .workers(2)
         .config(&json!({"instances": instances}))
-        .env("CABLOY_BOOT_DIR", boot.to_str().unwrap())
-        .env("NODE_OPTIONS", format!("--require {}", preload.display()))
+        .preload(&json!({}))
         .spawn()
         .unwrap();
     stage.files.edit(|file| {

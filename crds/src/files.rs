@@ -552,6 +552,9 @@ pub struct BootFile {
     /// Whether an app of Vona merges what it is given into its configuration.
     #[serde(default, skip_serializing_if = "is_default")]
     pub merges_config: bool,
+    /// Whether an app of `CabloyJS` v4 runs a startup with `debounce` again that has failed, or whose process has died.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub guards_startups: bool,
 }
 
 /// Whether somebody may call a trigger or a backfill so.

@@ -151,9 +151,11 @@ function readBoot() {
   if (!['v4', 'vona', 'generic'].includes(boot.generation)) refuse('generation', 'is none of v4, vona, generic');
   if (!strings(boot.roles)) refuse('roles', 'is not a list of names');
   if (boot.configFrom !== undefined && !strings(boot.configFrom)) refuse('configFrom', 'is not a list of folders');
-  if (boot.mergesConfig !== undefined && typeof boot.mergesConfig !== 'boolean') refuse('mergesConfig', 'is neither true nor false');
-  const { app, generation, roles, configFrom = [], mergesConfig = false } = boot;
-  return { dir, app, generation, roles, configFrom, mergesConfig };
+  for (const field of ['mergesConfig', 'guardsStartups']) {
+    if (boot[field] !== undefined && typeof boot[field] !== 'boolean') refuse(field, 'is neither true nor false');
+  }
+  const { app, generation, roles, configFrom = [], mergesConfig = false, guardsStartups = false } = boot;
+  return { dir, app, generation, roles, configFrom, mergesConfig, guardsStartups };
 }
 
 /** The roles' files as they stand, less that secrets are filled in: name → {file, client}, or {file, masters} for redlock. */
@@ -320,6 +322,13 @@ function hookEggCore(readBootV4) {
     if (/[\\/]lib[\\/]loader[\\/]mixin[\\/]config\.js$/.test(filename) && typeof module.exports.loadConfig === 'function') {
       hooked = true;
       hookLoader(module.exports, filename, readBootV4);
+    } else if (/[\\/]lib[\\/]module[\\/]startup\.js$/.test(filename) && typeof module.exports === 'function') {
+      const load = module.exports;
+      module.exports = function cabloyLoadStartups(loader) {
+        load.apply(this, arguments);
+        const boot = orExit(readBootV4);
+        if (boot && boot.guardsStartups) hookStartups(loader.app);
+      };
     } else if (/egg-cluster[\\/]lib[\\/](agent|app)_worker\.js$/.test(filename) && !hooked) {
       // its code makes the app before it returns
       orExit(() => {
@@ -372,6 +381,46 @@ function finish(config, { clients, secrets }) {
   // egg writes its configuration into the folder `run`, less these
   const ignore = config.dump && config.dump.ignore;
   if (ignore instanceof Set) secrets.forEach(key => ignore.add(key));
+}
+
+/**
+ * Has CabloyJS skip a startup with `debounce` only if somebody has come through it. CabloyJS sets the flag by which it is skipped before
+ * the startup runs, and leaves it there if that fails or its process dies. Here who has come through writes 1 over CabloyJS' own
+ * `true`, which is as good to it. All of this is under the lock that CabloyJS takes for the startup: who holds it and finds
+ * `true` knows that the one before has failed or died, and removes the flag.
+ */
+function hookStartups(app) {
+  const { util } = app.meta;
+  const { lock } = util;
+  util.lock = function cabloyLock(options) {
+    const [, kind, key] = /^(startup|instanceStartup)\.(.+)$/.exec(options.resource) || [];
+    const startup = app.meta.startups[key];
+    if (!startup) return lock.apply(this, arguments);
+    const withFlags = use => util.executeBean({
+      subdomain: options.subdomain,
+      beanModule: 'a-base',
+      fn: ({ ctx }) => {
+        const instance = kind === 'instanceStartup' ? `:${ctx.instance.id}` : '';
+        return use(ctx.cache.db.module('a-base'), `startupDebounce:${key}${instance}`);
+      },
+    });
+    const { debounce } = startup.config;
+    const forMs = typeof debounce === 'number' ? debounce : app.config.queue.startup.debounce;
+    const fn = async () => {
+      await withFlags(async (flags, name) => {
+        if (await flags.get(name) === true) await flags.remove(name);
+      });
+      const begun = Date.now();
+      const result = await options.fn();
+      await withFlags(async (flags, name) => {
+        const left = begun + forMs - Date.now();
+        // One that was forced has no flag.
+        if (left > 0 && await flags.get(name) === true) await flags.set(name, 1, left);
+      });
+      return result;
+    };
+    return lock.call(this, Object.assign({}, options, { fn }));
+  };
 }
 
 // ---- Vona ----

@@ -101,6 +101,7 @@ impl Project {
             name: name.to_owned(),
             workers: 1,
             config: json!({}),
+            boot: None,
             env: BTreeMap::from([
                 ("FX_DB_PORT".to_owned(), database.port().to_string()),
                 ("FX_REDIS_A".to_owned(), redis.port().to_string()),
@@ -166,6 +167,7 @@ pub struct Builder<'a> {
     name: String,
     workers: u32,
     config: Value,
+    boot: Option<Value>,
     env: BTreeMap<String, String>,
 }
 
@@ -181,6 +183,15 @@ impl Builder<'_> {
     #[must_use]
     pub fn config(mut self, config: &Value) -> Self {
         merge(&mut self.config, config);
+        self
+    }
+
+    /// Has it boot with the operator's preload script, by a `boot.json` that names no role, and has these fields besides.
+    #[must_use]
+    pub fn preload(mut self, boot: &Value) -> Self {
+        let mut all = json!({"app": APP, "generation": "v4", "roles": []});
+        merge(&mut all, boot);
+        self.boot = Some(all);
         self
     }
 
@@ -210,6 +221,14 @@ impl Builder<'_> {
         let port = free_port()?;
         // Else pods would write their run folder into the project that they share.
         merge(&mut self.config, &json!({"rundir": dir.path().join("run")}));
+        if let Some(boot) = &self.boot {
+            let folder = dir.path().join("boot");
+            fs::create_dir(&folder)?;
+            let preload = folder.join("preload.cjs");
+            fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../operator/preload/preload.cjs"), &preload)?;
+            fs::write(folder.join("boot.json"), boot.to_string())?;
+            self.env.insert("NODE_OPTIONS".to_owned(), format!("--require {}", preload.display()));
+        }
         let mut command = bound("node");
         command
             .args(["node_modules/.bin/egg-scripts", "start", "src/backend", "--framework=egg-born-backend"])

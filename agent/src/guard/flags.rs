@@ -1,12 +1,14 @@
 //! The flags by which `CabloyJS` remembers that a startup has just been run (`debounce`). It sets one before the startup
 //! runs, and leaves it there if the startup fails or its process dies: whoever starts next skips the startup all the same.
 //!
-//! A flag that is as the app sets it says no more than that somebody has begun. When an app has come through all its
-//! startups, and no other app is at its own, the agent beside it vouches for the flags that there are, by another value that
-//! means the same to the app. So while no app is at its startups, a flag that nobody has vouched for is of an attempt that
-//! failed or died.
+//! A flag that is as the app sets it says no more than that somebody has begun. Another value, which means the same to the
+//! app, vouches for it: that the startup was come through. In an app of v4 the preload script sees to both, for each startup
+//! by itself (`operator/preload/preload.cjs`). For others their agents do: when an app has come through all its startups, and no
+//! other app is at its own, the agent beside it vouches for the flags that there are. So while no app is at its startups, a
+//! flag that nobody has vouched for is of an attempt that failed or died.
 
 use cabloy_crds::agent_status::{AppFailure, AppStatus};
+use cabloy_crds::resource::Generation;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script};
 
@@ -57,9 +59,10 @@ pub enum Action {
 /// What is to be done, where `others` apps are at their startups. `first`: no pod of this revision has started before.
 /// `vouched`: that has been done since the app serves.
 #[must_use]
-pub fn action(phase: Phase, first: bool, others: u64, vouched: bool) -> Option<Action> {
+pub fn action(generation: Generation, phase: Phase, first: bool, others: u64, vouched: bool) -> Option<Action> {
     match phase {
         Phase::Down if first => Some(Action::RemoveAll),
+        _ if generation == Generation::V4 => None,
         Phase::Down | Phase::Failing if others == 0 => Some(Action::RemoveUnproven),
         Phase::Healthy if others == 0 && !vouched => Some(Action::Vouch),
         Phase::Unknown | Phase::Down | Phase::Starting | Phase::Failing | Phase::Healthy => None,
@@ -109,7 +112,10 @@ mod tests {
             (Phase::Healthy, false, 1, false, None),
             (Phase::Healthy, false, 0, true, None),
         ] {
-            assert_eq!(action(phase, first, others, vouched), expected, "{phase:?} {first} {others} {vouched}");
+            let action = |generation| action(generation, phase, first, others, vouched);
+            assert_eq!(action(Generation::Vona), expected, "{phase:?} {first} {others} {vouched}");
+            let all = expected.filter(|action| *action == Action::RemoveAll);
+            assert_eq!(action(Generation::V4), all, "{phase:?} {first} {others} {vouched}");
         }
     }
 }

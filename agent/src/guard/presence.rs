@@ -88,7 +88,8 @@ impl Presence {
             Some(first) => first,
             None => *self.first.insert(self.is_first(loaded, guard, &keys).await?),
         };
-        let Some(action) = action(phase, first, others, self.vouched) else { return Ok(()) };
+        let generation = loaded.file.app.generation;
+        let Some(action) = action(generation, phase, first, others, self.vouched) else { return Ok(()) };
         let count = ask(&self.shared, loaded, &guard.startups.role, async |mut connection| {
             flags::see_to(&mut connection, &guard.startups.keys, action).await
         })

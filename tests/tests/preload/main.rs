@@ -506,7 +506,7 @@ fn strip_facts(log: &str) -> String {
 /// What is wrong, and the one line that says so.
 type Case = (&'static str, fn(&mut Pod), &'static str);
 
-const V4: [Case; 27] = [
+const V4: [Case; 28] = [
     (
         "no boot.json",
         |pod| fs::remove_file(pod.path("boot/boot.json")).unwrap(),
@@ -541,6 +541,11 @@ const V4: [Case; 27] = [
         "configFrom is no list",
         |pod| pod.boot(|boot| boot["configFrom"] = "a".into()),
         "<pod>/boot/boot.json: configFrom is not a list of folders; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
+    ),
+    (
+        "guardsStartups is a word",
+        |pod| pod.boot(|boot| boot["guardsStartups"] = "yes".into()),
+        "<pod>/boot/boot.json: guardsStartups is neither true nor false; see the conditions of the CabloyCluster (kubectl describe cabloycluster)",
     ),
     (
         "another app",
