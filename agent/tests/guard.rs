@@ -24,8 +24,6 @@ const OVERLAP: Duration = Duration::from_secs(6);
 /// A pod is taken for running for ten seconds after it has ended, and it may take as long to start.
 const SETTLED: Duration = Duration::from_mins(2);
 
-const QUEUE: &str = "-||a-base||schedule";
-
 /// The app's pods, each with an agent beside it.
 struct World {
     stage: Stage,
@@ -33,6 +31,10 @@ struct World {
     database: MariaDb,
     debounce: u64,
     guarded: bool,
+    /// How many worker processes a pod has.
+    workers: u32,
+    /// Subdomains of the instances, each of which has all schedules.
+    instances: Vec<&'static str>,
     /// What was run, by the pods that have ended.
     past: Vec<Event>,
 }
@@ -59,7 +61,18 @@ impl World {
             file["revisions"] = json!({});
         });
         let database = cabloy::database().await;
-        Self { stage, project: Project::new(), database, debounce, guarded, past: Vec::new() }
+        let (workers, instances) = (1, vec![""]);
+        Self { stage, project: Project::new(), database, debounce, guarded, workers, instances, past: Vec::new() }
+    }
+
+    /// Pods have so many worker processes, and there is another instance beside the default one.
+    fn with(mut self, workers: u32, tenant: &'static str) -> Self {
+        self.workers = workers;
+        self.instances.push(tenant);
+        // Schedules are loaded for instances that somebody has visited before.
+        let row = format!("insert into {APP}.aInstance (name, title, config) values ('{tenant}', '{tenant}', '{{}}')");
+        let _ = self.database.query(&row);
+        self
     }
 
     fn redis(&self) -> &Redis {
@@ -83,11 +96,14 @@ impl World {
             (0..SCHEDULES).map(|it| (format!("s{it}"), json!({"bean": "tick", "repeat": {"every": every}})));
         let mut schedules: serde_json::Map<String, Value> = schedules.collect();
         schedules.insert("tick".into(), json!({"disable": true}));
+        let instances: Vec<_> = self.instances.iter().map(|name| json!({"subdomain": name})).collect();
         let config = json!({
+            "instances": instances,
             "modules": {"fx-probe": {"schedules": schedules}},
             "queue": {"startup": {"debounce": self.debounce}},
         });
-        let mut pod = self.project.pod(&hash, &self.database, self.redis().addr()).config(&config).spawn().unwrap();
+        let pod = self.project.pod(&hash, &self.database, self.redis().addr()).workers(self.workers).config(&config);
+        let mut pod = pod.spawn().unwrap();
         // As kubelet has it, the agent comes first.
         let agent = self.stage.agent_beside(&format!("shop-web-{hash}-x2x4z"), pod.port()).pod(&hash).start();
         pod.until_ready().await;
@@ -106,7 +122,17 @@ impl World {
 
     /// The schedules that there are.
     fn schedules(&self) -> BTreeSet<String> {
-        self.redis().run(&["ZRANGE", &format!("bull_{APP}:queue:{QUEUE}:repeat"), "0", "-1"])
+        let of = |instance: &&str| -> BTreeSet<String> {
+            let name = if instance.is_empty() { "-" } else { instance };
+            self.redis().run(&["ZRANGE", &format!("bull_{APP}:queue:{name}||a-base||schedule:repeat"), "0", "-1"])
+        };
+        self.instances.iter().flat_map(of).collect()
+    }
+
+    /// Those that there are to be.
+    fn keys(&self, every: u64) -> BTreeSet<String> {
+        let of = |instance| (0..SCHEDULES).map(move |it| format!("{instance}.fx-probe.s{it}::::{every}"));
+        self.instances.iter().flat_map(of).collect()
     }
 
     /// Waits until the guard sees that pods of one revision alone run.
@@ -124,7 +150,7 @@ impl World {
         wait::until("all schedules to be run", BOOT, async || {
             let events = member.pod.events();
             let runs = count(runs(&events[before..]));
-            if runs.len() == SCHEDULES && runs.values().all(|times| *times >= 2) {
+            if runs.len() == SCHEDULES * self.instances.len() && runs.values().all(|times| *times >= 2) {
                 Ok(())
             } else {
                 Err(format!("{runs:?}"))
@@ -142,10 +168,6 @@ impl World {
             assert!(seen.insert(job.clone()), "{job} was run twice");
         }
     }
-}
-
-fn keys(every: u64) -> BTreeSet<String> {
-    (0..SCHEDULES).map(|it| format!(".fx-probe.s{it}::::{every}")).collect()
 }
 
 /// The jobs of schedules that were run.
@@ -167,9 +189,9 @@ fn count(runs: Vec<String>) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Rolling updates, one after the other, each with other times for all schedules.
+/// Rolling updates, one after the other, each with other times for all schedules of two instances.
 async fn rolling_updates(rounds: u64) {
-    let mut world = World::new(true, 10_000).await;
+    let mut world = World::new(true, 10_000).await.with(2, "acme");
     let mut old = world.roll(1, 2_000).await;
     let (mut put_back, mut kept) = (0, 0);
     for round in 0..rounds {
@@ -180,12 +202,12 @@ async fn rolling_updates(rounds: u64) {
         world.end(old).await;
         world.all_run(&new).await;
         world.settled(&new).await;
-        assert_eq!(world.schedules(), keys(every), "round {round}");
+        assert_eq!(world.schedules(), world.keys(every), "round {round}");
         world.nothing_twice(&[&new]);
         let guard = new.agent.status().await.guard.unwrap();
         println!("round {round}: {} were put back", guard.put_back - put_back);
         put_back = guard.put_back;
-        kept += SCHEDULES;
+        kept += world.keys(every).len();
         old = new;
     }
     println!("{kept} schedules through {rounds} rolling updates, {put_back} times put back");
@@ -217,7 +239,7 @@ async fn without_the_guard_a_rolling_update_loses_schedules() {
     sleep(OVERLAP).await;
     world.end(old).await;
     let left = world.schedules();
-    let lost = keys(3_000).difference(&left).count();
+    let lost = world.keys(3_000).difference(&left).count();
     println!("lost {lost} of {SCHEDULES}");
     assert!(lost > 0, "{left:?}");
     drop(new);
@@ -238,11 +260,11 @@ async fn replacements(rounds: u64) {
         }
         wait::until("the old schedules to go", BOOT, async || {
             let there = world.schedules();
-            if there == keys(every) { Ok(()) } else { Err(format!("{there:?}")) }
+            if there == world.keys(every) { Ok(()) } else { Err(format!("{there:?}")) }
         })
         .await;
         world.all_run(&new).await;
-        assert_eq!(world.schedules(), keys(every), "round {round}");
+        assert_eq!(world.schedules(), world.keys(every), "round {round}");
         world.nothing_twice(&[&new]);
         old = new;
     }
