@@ -1,39 +1,46 @@
-//! Beans of a real `CabloyJS` app, which `examples/cabloy-v4-module` in it runs: for a real agent, and for whoever only
-//! says that it is one.
+//! Beans of real apps of `CabloyJS` 4 and of Vona, which `examples/cabloy-v4-module` and `examples/vona-module` in them run:
+//! for a real agent, and for whoever only says that it is one.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod stage;
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use cabloy_agent::signing::Signing;
 use cabloy_crds::agent_status::{AgentStatus, StartupState, TickResult, Verdict};
-use cabloy_tests::cabloy::{self, APP, Answer, Event, Pod, Project};
+use cabloy_tests::cabloy::{self, APP, Answer, Event, Pod};
 use cabloy_tests::mariadb::MariaDb;
 use cabloy_tests::redis::Redis;
+use cabloy_tests::vona::whole;
 use cabloy_tests::{require, wait};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use stage::{SOON, Stage, schedule, startup};
+use tokio::sync::Mutex;
 
 const PATH: &str = "/api/cabloy/agent/run";
 
 const KEYS: [&str; 2] = ["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"];
 
-/// The app with two worker processes. Of its instances, `north` is in its configuration, and `south` and the disabled
+/// One app at a time: on a busy machine two of them take longer than an agent is waited for.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// An app with two worker processes. Of its instances, `north` is in its configuration, and `south` and the disabled
 /// `closed` are in its database.
 struct App {
+    generation: &'static str,
     pod: Pod,
-    _project: Project,
+    _project: Box<dyn Any>,
     _database: MariaDb,
-    _redis: Redis,
+    redis: Redis,
 }
 
 impl App {
-    async fn start(key_file: &Path) -> Self {
-        let (project, redis) = (Project::new(), Redis::start());
+    async fn of_v4(key_file: &Path) -> Self {
+        let (project, redis) = (cabloy::Project::new(), Redis::start());
         project.add_agent_module();
         let database = cabloy::database().await;
         for (name, disabled) in [("south", 0), ("closed", 1)] {
@@ -47,7 +54,24 @@ impl App {
             "modules": {"cabloy-agent": {"keyFile": key_file}},
         });
         let pod = project.pod("a", &database, redis.addr()).workers(2).config(&config).start().await;
-        Self { pod, _project: project, _database: database, _redis: redis }
+        Self { generation: "v4", pod, _project: Box::new(project), _database: database, redis }
+    }
+
+    async fn of_vona(key_file: &Path) -> Self {
+        let project = whole::Project::new(&json!({
+            "instance": {"instances": {"north": {}, "west": false}},
+            "modules": {"cabloy-agent": {"keyFile": key_file}},
+        }));
+        project.add_agent_module();
+        let (database, redis) = (whole::database(), Redis::start());
+        let pod = project.start("a", 2, &database, redis.addr()).await;
+        for (name, disabled) in [("south", false), ("closed", true)] {
+            let instance = json!({"name": name, "title": "", "disabled": disabled}).to_string();
+            let headers = [("content-type", "application/json")];
+            let added = pod.post("/api/fx/probe/addInstance", &headers, &instance).await.unwrap();
+            assert_eq!((added.status, &added.body["data"]["name"]), (200, &json!(name)), "{added:?}");
+        }
+        Self { generation: "vona", pod, _project: Box::new(project), _database: database, redis }
     }
 
     /// What the bean of the schedule noted.
@@ -57,8 +81,17 @@ impl App {
 
     /// The bean fails for these instances from now on.
     fn fail(&self, subdomains: &[&str]) {
+        self.name("fail", subdomains);
+    }
+
+    /// The bean does not come to its end for these instances from now on, until it is not for them any more.
+    fn hold(&self, subdomains: &[&str]) {
+        self.name("hold", subdomains);
+    }
+
+    fn name(&self, what: &str, subdomains: &[&str]) {
         let lines: String = subdomains.iter().flat_map(|subdomain| [*subdomain, "\n"]).collect();
-        let file = self.pod.home().join("events.fail");
+        let file = self.pod.home().join(format!("events.{what}"));
         std::fs::write(file.with_extension("new"), lines).unwrap();
         std::fs::rename(file.with_extension("new"), file).unwrap();
     }
@@ -130,18 +163,50 @@ fn result_of(status: &AgentStatus, name: &str) -> Option<TickResult> {
 #[tokio::test(flavor = "multi_thread")]
 async fn beans_of_a_real_app_run_for_its_instances() {
     require!(cabloy::found());
+    let _turn = TURN.lock().await;
     let stage = Stage::new(1);
     let key_file = stage.dir().join("key");
     std::fs::write(&key_file, KEYS[0]).unwrap();
-    let app = App::start(&key_file).await;
+    let app = App::of_v4(&key_file).await;
 
-    an_agent_has_them_run(&stage, &app, &key_file).await;
+    let south = an_agent_has_them_run(&stage, &app, &key_file).await;
+    let data = json!({"limit": 10, "subdomain": "south", "module": "fx-probe", "name": "report"});
+    assert_eq!(south.more["data"], data, "as CabloyJS itself has it, and what the resource says");
+    assert_eq!(south.more["job"]["name"], "south.fx-probe.report");
+    assert_eq!(south.more["job"]["repeat"], json!({"cron": "0 3 * * *"}));
     only_an_agent_may_call(&app).await;
+    a_run_that_goes_on_is_not_begun_again(&app).await;
     each_run_is_once_over_all_workers(&app).await;
 }
 
-/// A real agent beside the app.
-async fn an_agent_has_them_run(stage: &Stage, app: &App, key_file: &Path) {
+#[tokio::test(flavor = "multi_thread")]
+async fn beans_of_a_real_app_of_vona_run_for_its_instances() {
+    require!(whole::found());
+    let _turn = TURN.lock().await;
+    let stage = Stage::new(1);
+    let key_file = stage.dir().join("key");
+    std::fs::write(&key_file, KEYS[0]).unwrap();
+    let app = App::of_vona(&key_file).await;
+
+    let south = an_agent_has_them_run(&stage, &app, &key_file).await;
+    let (job, key) = (&south.more["job"], text(&south, "run/key"));
+    let name = "south.fx-probe.schedule.report";
+    assert_eq!(job, &json!({"id": key, "name": name, "attemptsMade": 0, "data": {"data": {"limit": 10}}}));
+    only_an_agent_may_call(&app).await;
+    a_run_that_goes_on_is_not_begun_again(&app).await;
+    each_run_is_once_over_all_workers(&app).await;
+    startups_of_vona_are_of_the_app_or_of_instances(&app).await;
+    without_redis_nothing_runs(&app).await;
+}
+
+/// A real agent beside the app. What the bean noted of a run for `south`.
+async fn an_agent_has_them_run(stage: &Stage, app: &App, key_file: &Path) -> Event {
+    // Each process starts an instance at the first call for it, which may take longer than an agent is waited for.
+    let all = json!({"module": "fx-probe", "name": "schedule.report", "instances": "All"});
+    for id in ["prod/shop/first@a", "prod/shop/first@b"] {
+        let first = app.call(id, 1, &all, |_| {}).await;
+        assert_eq!((first.status, &first.body), (200, &json!({"data": {"done": ["", "north", "south"]}})));
+    }
     app.fail(&["north"]);
     let schedules = [
         ("default", bean("schedule.report", &json!("Default"))),
@@ -153,7 +218,7 @@ async fn an_agent_has_them_run(stage: &Stage, app: &App, key_file: &Path) {
         ("elsewhere", json!({"bean": {"path": "/api/cabloy/agent/elsewhere", "module": "m", "name": "n"}})),
     ];
     stage.files.edit(|file| {
-        file["app"]["generation"] = json!("v4");
+        file["app"]["generation"] = json!(app.generation);
         let of = |(name, target): &(&str, Value)| {
             let mut schedule = schedule(name, 1_000);
             schedule["retry"]["limit"] = json!(50);
@@ -212,15 +277,12 @@ async fn an_agent_has_them_run(stage: &Stage, app: &App, key_file: &Path) {
     let all = key("all");
     let south = reports.iter().find(|it| text(it, "run/key") == all && text(it, "subdomain") == "south").unwrap();
     assert_eq!(text(south, "instance"), "south", "the bean works on the data of that instance");
-    let data = json!({"limit": 10, "subdomain": "south", "module": "fx-probe", "name": "report"});
-    assert_eq!(south.more["data"], data, "as CabloyJS itself has it, and what the resource says");
-    assert_eq!(south.more["job"]["name"], "south.fx-probe.report");
-    assert_eq!(south.more["job"]["repeat"], json!({"cron": "0 3 * * *"}));
     assert!(south.more["run"]["token"].as_u64().unwrap() > 0);
 
     let done = |status: &AgentStatus| status.startups.iter().any(|task| task.state == StartupState::Done);
     agent.until("the startup task", done).await;
     assert_eq!(ran(), before + 1);
+    south.clone()
 }
 
 /// Whoever reaches the port.
@@ -252,6 +314,27 @@ async fn only_an_agent_may_call(app: &App) {
     assert_eq!(begun(&app.reports(), id), counts([("", 1)]));
 }
 
+/// Whoever repeats a call while the bean runs.
+async fn a_run_that_goes_on_is_not_begun_again(app: &App) {
+    let body = json!({"module": "fx-probe", "name": "schedule.report", "instances": "Default"});
+    let id = "prod/shop/report@held";
+    app.hold(&[""]);
+    let repeated = async {
+        wait::until("the bean to begin", SOON, async || (begun(&app.reports(), id) == counts([("", 1)])).then_some(()))
+            .await;
+        let answers = [app.call(id, 1, &body, |_| {}).await, app.call(id, 2, &body, |_| {}).await];
+        app.hold(&[]);
+        answers
+    };
+    let (first, repeated) = tokio::join!(app.call(id, 1, &body, |_| {}), repeated);
+    for answer in repeated {
+        assert_eq!((answer.status, &answer.body), (409, &json!({"message": "it runs already"})));
+    }
+    assert_eq!(first.status, 200, "{first:?}");
+    assert_eq!(app.call(id, 2, &body, |_| {}).await, first);
+    assert_eq!(begun(&app.reports(), id), counts([("", 1)]));
+}
+
 /// Connections come to the workers in turns.
 async fn each_run_is_once_over_all_workers(app: &App) {
     let body = json!({"module": "fx-probe", "name": "schedule.report", "instances": "All"});
@@ -276,4 +359,41 @@ async fn each_run_is_once_over_all_workers(app: &App) {
         workers.extend(of.map(|report| report.pid));
     }
     assert_eq!(workers.len(), 2, "both workers have run some");
+}
+
+/// One that is of the app runs once, and without an instance.
+async fn startups_of_vona_are_of_the_app_or_of_instances(app: &App) {
+    let noted = |kind: &str, id: &str| {
+        let of = |event: &Event| event.kind == kind && text(event, "run/key") == id;
+        app.pod.events().into_iter().filter(of).collect::<Vec<_>>()
+    };
+    let body =
+        |name, instances| json!({"module": "fx-probe", "name": name, "instances": instances, "data": {"limit": 3}});
+    let once = "prod/shop/once@1";
+    assert_eq!(app.call(once, 1, &body("startup.once", json!("Default")), |_| {}).await.status, 200);
+    let [event] = &noted("startup.once", once)[..] else { panic!("{:?}", app.pod.events()) };
+    let (force, data, instance) = (&event.more["force"], &event.more["data"], &event.more["instance"]);
+    assert_eq!((force, data, instance), (&json!(true), &json!({"limit": 3}), &Value::Null));
+
+    let all = app.call("prod/shop/once@2", 1, &body("startup.once", json!("All")), |_| {}).await;
+    assert_eq!(all.status, 422, "{all:?}");
+    let message = "fx-probe.startup.once is a startup of the app as a whole: remove instances";
+    assert_eq!(all.body["message"], message);
+
+    let tenant = "prod/shop/tenant@1";
+    let done = app.call(tenant, 1, &body("startup.tenant", json!("All")), |_| {}).await;
+    assert_eq!((done.status, &done.body), (200, &json!({"data": {"done": ["", "north", "south"]}})));
+    let events = noted("startup.tenant", tenant);
+    assert_eq!(begun(&events, tenant), counts([("", 1), ("north", 1), ("south", 1)]));
+    assert!(events.iter().all(|event| event.more["inTransaction"] == true), "{events:?}");
+}
+
+/// Vona itself would wait for it.
+async fn without_redis_nothing_runs(app: &App) {
+    app.redis.kill();
+    let body = json!({"module": "fx-probe", "name": "schedule.report", "instances": "Default"});
+    let id = "prod/shop/report@away";
+    let answer = tokio::time::timeout(SOON, app.call(id, 1, &body, |_| {})).await;
+    assert_eq!(answer.map(|answer| answer.status), Ok(503));
+    assert_eq!(begun(&app.reports(), id), counts([]));
 }

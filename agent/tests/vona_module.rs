@@ -1,10 +1,8 @@
-//! `examples/vona-module` against the types that Vona has published: Vona's own builder, without which no app of it runs,
-//! is not among them.
+//! `examples/vona-module` against the types that Vona has published. What it does is in `beans.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use cabloy_tests::npm;
@@ -13,18 +11,14 @@ use cabloy_tests::process::bound;
 #[test]
 fn the_module_for_vona_fits_the_types_of_vona() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let modules = npm::modules("vona-module");
+    let modules = npm::modules("vona");
     let dir = tempfile::TempDir::with_prefix("cabloy-vona-module-").unwrap();
     let packages = dir.path().join("node_modules");
-    fs::create_dir(&packages).unwrap();
-    for entry in fs::read_dir(&modules).unwrap() {
-        let entry = entry.unwrap();
-        symlink(entry.path(), packages.join(entry.file_name())).unwrap();
-    }
+    npm::link(&modules, &packages).unwrap();
     npm::copy(&root.join("client"), &packages.join("cabloy-agent-client")).unwrap();
     npm::copy(&root.join("examples/vona-module"), &dir.path().join("module")).unwrap();
     for file in ["tsconfig.json", "wrong.ts"] {
-        fs::copy(npm::fixture("vona-module").join(file), dir.path().join(file)).unwrap();
+        fs::copy(npm::fixture("vona/types").join(file), dir.path().join(file)).unwrap();
     }
 
     let mut command = bound("node");

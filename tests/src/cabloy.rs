@@ -244,7 +244,7 @@ impl Builder<'_> {
             .envs(&self.env);
         let log = dir.path().join("log");
         let group = Group::spawn(&self.name, command, &log)?;
-        Ok(Pod { group, port, dir })
+        Ok(Pod { group, port, dir, health: HEALTH })
     }
 }
 
@@ -279,13 +279,15 @@ fn merge(base: &mut Value, over: &Value) {
 #[derive(Debug)]
 pub struct Pod {
     // First, so that the processes are gone before their folder is.
-    group: Group,
-    port: u16,
-    dir: TempDir,
+    pub(crate) group: Group,
+    pub(crate) port: u16,
+    pub(crate) dir: TempDir,
+    /// The route that says that it serves its default instance.
+    pub(crate) health: &'static str,
 }
 
 /// An answer of the app.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// The status.
     pub status: u16,
@@ -326,12 +328,12 @@ impl Pod {
     /// # Panics
     /// It does not in time, or ends.
     pub async fn until_ready(&mut self) {
-        let (port, group) = (self.port, &mut self.group);
+        let (port, health, group) = (self.port, self.health, &mut self.group);
         let said = wait::try_until("an app of CabloyJS to serve", BOOT, async || {
             if let Some(status) = group.exited() {
                 return Ok(Err(format!("it ended with {status}")));
             }
-            match post(port, HEALTH, &[], "").await {
+            match post(port, health, &[], "").await {
                 Ok(Answer { status: 200, .. }) => Ok(Ok(())),
                 Ok(Answer { status, .. }) => Err(format!("{status}")),
                 Err(error) => Err(error.to_string()),

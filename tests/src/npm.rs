@@ -1,5 +1,6 @@
 //! The npm packages that tests run real programs of, installed once and kept outside of the checkout.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::{fs, io};
@@ -30,6 +31,19 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
         } else {
             fs::copy(entry.path(), target)?;
         }
+    }
+    Ok(())
+}
+
+/// Makes a folder with a link to each package of another, so that more can be added to it.
+///
+/// # Errors
+/// The folder cannot be read, or is there already.
+pub fn link(modules: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(modules)? {
+        let entry = entry?;
+        symlink(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! A real Vona app (`tests/vona/app/schedules.mjs`) as processes of this machine: Vona's own core and modules, without a
-//! database.
+//! database. One with a database, a web server and all of Vona is in [`whole`].
+
+pub mod whole;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -35,6 +38,11 @@ const STOP: Duration = Duration::from_secs(30);
 /// It cannot.
 pub fn found() -> Result<(), Unavailable> {
     npm::found()
+}
+
+/// The Node.js that Vona asks for, of 24.
+fn node() -> PathBuf {
+    npm::modules("preload").join("node24/bin/node")
 }
 
 /// What a container of the app runs, and what it writes. Its process ends when this is dropped, or with the test process.
@@ -96,8 +104,7 @@ impl Pod {
     /// # Panics
     /// There is no process.
     pub fn start(&mut self) {
-        let node = npm::modules("preload").join("node24/bin/node");
-        let mut command = bound(node);
+        let mut command = bound(node());
         command.arg("schedules.mjs").current_dir(self.dir.path().join("app"));
         command.env("HOME", self.dir.path()).envs(self.env.iter().map(|(name, value)| (name, value)));
         // One that runs ends first.

@@ -1,1 +1,1 @@
-export * from './controller/agent.ts';
+export * from './.metadata/index.ts';

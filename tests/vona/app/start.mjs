@@ -1,17 +1,17 @@
 // Starts an app on Vona's own core and modules. What is ours is what Vona's builder, which is not in the npm registry, makes
-// of a project: the list of modules, the variables of `env/.env`, and the configuration's files. What Vona patches in zod,
-// which only validates requests, is left out (resolve.mjs). Without a database there is no suite of Vona's and no web server.
+// of a project: the list of modules, the code of the app's own (hooks.mjs), the variables of `env/.env`, and the
+// configuration's files.
 import fs from 'node:fs';
 import { createRequire, register } from 'node:module';
 
 // The builder writes it into the code.
 process.env.META_MODE = 'prod';
-register('./resolve.mjs', import.meta.url);
+register('./hooks.mjs', import.meta.url);
 const { bootstrap } = await import('vona');
 const require = createRequire(import.meta.url);
 
-/** What every app has. The order matters to the modules, which import each other. */
-const BASE = [
+/** What every app has, also one without a database. The order matters to the modules, which import each other. */
+export const BASE = [
   'a-bean', 'a-onion', 'a-meta', 'a-event', 'a-aspect', 'a-aspectutils', 'a-executor', 'a-cache', 'a-redis', 'a-redlock',
 ];
 
@@ -22,11 +22,12 @@ export async function start(more, own, config = {}) {
     // Of a-hmr, for development, others need just the code.
     await import('vona-module-a-hmr');
     for (const name of [...BASE, ...more]) {
-      const info = { relativeName: name, onionsMeta: require(`vona-module-${name}/package.json`).vonaModule };
-      modules[name] = { info, resource: await import(`vona-module-${name}`) };
+      const file = require(`vona-module-${name}/package.json`);
+      const info = { relativeName: name, onionsMeta: file.vonaModule };
+      modules[name] = { info, package: file, resource: await import(`vona-module-${name}`) };
     }
     for (const [name, load] of Object.entries(own)) {
-      modules[name] = { info: { relativeName: name }, resource: await load() };
+      modules[name] = { info: { relativeName: name }, package: {}, resource: await load() };
     }
     return { modulesMeta: { modules, moduleNames: Object.keys(modules) } };
   };

@@ -1,5 +1,6 @@
 import type { Guard, KoaContext, Run } from 'cabloy-agent-client';
-import { createRequire } from 'node:module';
+import type { IDecoratorControllerOptions } from 'vona-module-a-web';
+import { createGuard, createRedisStore } from 'cabloy-agent-client';
 // For the type of `this.bean.redis`.
 import type {} from 'vona-module-a-redis';
 import { BeanBase } from 'vona';
@@ -8,21 +9,19 @@ import { Controller, Web } from 'vona-module-a-web';
 import { parseCall, pickInstances } from '../lib/call.ts';
 import { findBean, runBean } from '../lib/runner.ts';
 
-const { createGuard, createRedisStore }: typeof import('cabloy-agent-client')
-  = createRequire(import.meta.url)('cabloy-agent-client');
-
-/** For how many instances a bean is run at the same time. */
-const CONCURRENCY = 4;
+export interface IControllerOptionsAgent extends IDecoratorControllerOptions {}
 
 /** One a process: it is made at the first call, for the Redis clients of the app are not there before. */
 let guard: Guard | undefined;
 
-@Controller('')
+@Controller<IControllerOptionsAgent>('')
 export class ControllerAgent extends BeanBase {
   private get guard(): Guard {
-    // The role's Redis must not evict keys. Vona's own client waits for one that is away; a call is to be answered before.
+    const { keyFile, redis } = this.scope.config;
     guard ??= createGuard({
-      store: createRedisStore({ client: this.bean.redis.get('redlock').duplicate({ maxRetriesPerRequest: 1 }) }),
+      keyFile,
+      // Vona's own client waits for a Redis that is away; a call is to be answered before.
+      store: createRedisStore({ client: this.bean.redis.get(redis).duplicate({ maxRetriesPerRequest: 1 }) }),
       onError: error => this.$logger.error(error),
     });
     return guard;
@@ -45,7 +44,8 @@ export class ControllerAgent extends BeanBase {
         if (failure) throw failure;
         await runBean(this.app, bean, instanceName, call.data, run);
       };
-      const { status, headers, body } = await guard.parts(run, names, work, { concurrency: CONCURRENCY });
+      const { concurrency } = this.scope.config;
+      const { status, headers, body } = await guard.parts(run, names, work, { concurrency });
       ctx.body = body;
       ctx.status = status;
       ctx.set(headers);

@@ -1,10 +1,8 @@
 // What the agent asks for.
 import type { VonaApplication } from 'vona';
-import { createRequire } from 'node:module';
+import { Failure } from 'cabloy-agent-client';
 // For its types: `app.bean.instance`, `app.config.instance`.
 import type {} from 'vona-module-a-instance';
-
-const { Failure }: typeof import('cabloy-agent-client') = createRequire(import.meta.url)('cabloy-agent-client');
 
 export type Instances = 'Default' | 'All' | string[];
 

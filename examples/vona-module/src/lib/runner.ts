@@ -54,6 +54,7 @@ export async function runBean(app: VonaApplication, { fullName, scene, options }
     : { force: true, data, agentRun: run };
   await app.bean.executor.newCtx(
     async () => await (app.bean._getBean(fullName as never) as Bean).execute(context),
-    { dbInfo: { level: 1 }, transaction, instance: !ofApp, instanceName: ofApp ? undefined : instanceName as never },
+    // null is no instance; without a word it would be that of the request.
+    { dbInfo: { level: 1 }, transaction, instance: !ofApp, instanceName: ofApp ? null : instanceName as never },
   );
 }

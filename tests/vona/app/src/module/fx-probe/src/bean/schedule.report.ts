@@ -1,0 +1,16 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BeanBase } from 'vona';
+import { Schedule } from 'vona-module-a-schedule';
+import { named, note, ofRun } from '../lib/note.ts';
+
+// Somebody else ticks it.
+@Schedule({ repeat: { pattern: '0 3 * * *' }, enable: false })
+export class ScheduleReport extends BeanBase {
+  async execute({ agentRun, ...job }) {
+    const subdomain = this.ctx.instanceName;
+    const failed = named('fail').includes(subdomain);
+    note('report', { subdomain, instance: this.ctx.instance.name, job, failed, run: ofRun(agentRun) });
+    while (named('hold').includes(subdomain)) await sleep(20);
+    if (failed) throw new Error('the report has no paper');
+  }
+}

@@ -1,0 +1,4 @@
+export * from './bean/schedule.report.ts';
+export * from './bean/startup.once.ts';
+export * from './bean/startup.tenant.ts';
+export * from './controller/probe.ts';

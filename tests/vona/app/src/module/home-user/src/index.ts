@@ -1,0 +1,2 @@
+export * from './service/passportAdapter.ts';
+export * from './service/userAdapter.ts';
