@@ -1303,3 +1303,23 @@ async fn what_schedules_and_tasks_fail_at_is_told_in_events_and_not_one_a_tick()
     assert!(failed > Some(10), "many have failed: {failed:?}");
     app.abort();
 }
+
+/// Each as `kubectl apply --kustomize` has it, but for the namespace that it names.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overlays_of_the_examples_are_taken() {
+    for (environment, with_agent) in [("local", true), ("unittest", false), ("prod", true)] {
+        let stage = Stage::set(environment).await;
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/overlays").join(environment);
+        let manifests = stage.cluster.kubectl(&["kustomize", &folder.to_string_lossy()]).await.success();
+        let own = format!("namespace: shop-{environment}\n");
+        assert!(manifests.contains(&own), "{manifests}");
+        let manifests = manifests.replace(&own, &format!("namespace: {}\n", &*stage.namespace));
+        let _ = stage.cluster.kubectl_with(&["apply", "--filename=-"], &manifests).await.success();
+        stage.await_condition("shop", "Accepted", "True", "Accepted").await;
+        stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
+        let web = stage.get("deployment", "shop-web").await;
+        assert_eq!(agent(&web).is_some(), with_agent, "{environment}");
+        assert_eq!(env(&web, "EGG_SERVER_ENV"), environment);
+        assert!(text(env(&web, "NODE_OPTIONS")).contains("preload.cjs"), "{environment}");
+    }
+}
