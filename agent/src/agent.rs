@@ -41,6 +41,8 @@ pub struct Options {
     pub config_dir: PathBuf,
     /// The file of the keys that calls to the app are signed with; none: they are not signed.
     pub signing_key_file: Option<PathBuf>,
+    /// The folder of the passwords that the app has too; there need be none.
+    pub secrets_dir: PathBuf,
     /// Where `/status` and so on are answered.
     pub listen: SocketAddr,
     /// The port on 127.0.0.1 where `/drain` is answered.
@@ -78,7 +80,8 @@ impl Agent {
         let shared = Shared::new(options.identity, config_seen, signing_seen, health_seen);
         let drain = Drain { shared: Arc::clone(&shared), released: watch::Sender::new(false) };
 
-        let places = Places { dir: options.config_dir, signing_key: options.signing_key_file };
+        let places =
+            Places { dir: options.config_dir, signing_key: options.signing_key_file, secrets: options.secrets_dir };
         parts.spawn(reload::watch_files(places, config, signing, end.clone()));
         let (worker, worker_seen) = watch::channel(None);
         parts.spawn(health::watch_app(app_seen, health, worker, end.clone()));

@@ -9,7 +9,7 @@ use cabloy_agent::agent::{Agent, Options};
 use cabloy_agent::drain;
 use cabloy_agent::shared::Identity;
 use cabloy_agent::startup::Place;
-use cabloy_crds::names::{AGENT_CONTROL_PORT, AGENT_PORT, CONFIG_DIR};
+use cabloy_crds::names::{AGENT_CONTROL_PORT, AGENT_PORT, CONFIG_DIR, SECRETS_DIR};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the agent, until SIGTERM or SIGINT
-    Run(Run),
+    Run(Box<Run>),
     /// Has the agent of this pod stop standing and give up its lease; returns when it has. For a preStop hook
     Drain {
         #[command(flatten)]
@@ -50,6 +50,9 @@ struct Run {
     /// File of the keys that calls to the app are signed with, as Standard Webhooks has it; without it they are not
     #[arg(long, env = "CABLOY_SIGNING_KEY_FILE")]
     signing_key_file: Option<PathBuf>,
+    /// Folder of the passwords that the app and the agent have, as Kubernetes mounts it: it is told when they change
+    #[arg(long, env = "CABLOY_SECRETS_DIR", default_value = SECRETS_DIR)]
+    secrets_dir: PathBuf,
     /// Address of /healthz, /readyz, /status and /metrics
     #[arg(long, env = "CABLOY_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], AGENT_PORT)))]
     listen: SocketAddr,
@@ -97,7 +100,18 @@ impl Run {
     }
 
     fn options(self) -> Options {
-        let Self { config_dir, signing_key_file, listen, control, pod_name, pod_uid, pod_hash, elect, name } = self;
+        let Self {
+            config_dir,
+            signing_key_file,
+            secrets_dir,
+            listen,
+            control,
+            pod_name,
+            pod_uid,
+            pod_hash,
+            elect,
+            name,
+        } = self;
         let uid = pod_uid.filter(|uid| !uid.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let (pod, place) = match pod_name.filter(|name| !name.is_empty()) {
             Some(pod) if pod_hash.is_empty() => (pod, Place::Loose),
@@ -110,7 +124,8 @@ impl Run {
         // Of a path that names no folder, none could be watched.
         let signing_key_file = signing_key_file.map(|file| std::path::absolute(&file).unwrap_or(file));
         let identity = Identity { pod, uid, place, elect };
-        Options { identity, config_dir, signing_key_file, listen, control_port: control.control_port }
+        let control_port = control.control_port;
+        Options { identity, config_dir, signing_key_file, secrets_dir, listen, control_port }
     }
 }
 

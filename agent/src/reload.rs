@@ -1,7 +1,7 @@
 //! Takes up changed files while the agent runs: all of them, or none.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,15 @@ pub struct Places {
     pub dir: PathBuf,
     /// The file of the keys that calls are signed with, if they are to be signed.
     pub signing_key: Option<PathBuf>,
+    /// The folder of the passwords that the app has too; there need be none.
+    pub secrets: PathBuf,
+}
+
+impl Places {
+    /// The link that kubelet makes anew whenever one of the passwords has changed.
+    fn secrets_link(&self) -> PathBuf {
+        self.secrets.join("..data")
+    }
 }
 
 /// The files as the agent has them.
@@ -46,6 +55,8 @@ pub struct Config {
     pub taken: u64,
     /// How many times changed files were refused.
     pub refused: u64,
+    /// When kubelet brought the passwords that are there now, if there are any.
+    pub secrets_at: Option<Timestamp>,
 }
 
 /// Watches folders, and says when something in them has changed.
@@ -103,8 +114,9 @@ pub async fn watch_files(
     let mut secrets = Vec::new();
     loop {
         // Watched before they are read: no change can slip through between the two.
-        folders.watch(files::folders(&places.dir, secrets.iter().chain(&places.signing_key)));
-        let (read, keys) = read(places.clone()).await;
+        let link = places.secrets_link();
+        folders.watch(files::folders(&places.dir, secrets.iter().chain(&places.signing_key).chain([&link])));
+        let (read, keys, secrets_at) = read(places.clone()).await;
         let named = match &read {
             Ok((_, named)) => named,
             Err(bad) => &bad.secrets,
@@ -113,7 +125,11 @@ pub async fn watch_files(
             secrets.clone_from(named);
             continue;
         }
-        config.send_if_modified(|config| take_up(config, read.map(|(loaded, _)| loaded), Timestamp::now()));
+        config.send_if_modified(|config| {
+            let taken = take_up(config, read.map(|(loaded, _)| loaded), Timestamp::now());
+            let brought = std::mem::replace(&mut config.secrets_at, secrets_at) != secrets_at;
+            taken || brought
+        });
         signing.send_if_modified(|signing| take_up_keys(signing, keys));
         let bad = !config.borrow().problems.is_empty() || !signing.borrow().problems.is_empty();
         let recheck = if bad { RECHECK_BAD } else { RECHECK };
@@ -126,12 +142,20 @@ pub async fn watch_files(
 }
 
 /// Reads on a thread of its own: a file system may take its time.
-async fn read(places: Places) -> (Result<(Loaded, Vec<PathBuf>), Bad>, Signing) {
-    let read = move || (files::load(&places.dir), places.signing_key.as_deref().map(Signing::read).unwrap_or_default());
+async fn read(places: Places) -> (Result<(Loaded, Vec<PathBuf>), Bad>, Signing, Option<Timestamp>) {
+    let read = move || {
+        let keys = places.signing_key.as_deref().map(Signing::read).unwrap_or_default();
+        (files::load(&places.dir), keys, made_at(&places.secrets_link()))
+    };
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
         let problem = Problem { reason: "UnreadableFile".to_owned(), message: error.to_string(), path: None };
-        (Err(Bad { problems: vec![problem], secrets: Vec::new() }), Signing::default())
+        (Err(Bad { problems: vec![problem], secrets: Vec::new() }), Signing::default(), None)
     })
+}
+
+/// When a link was made, if it is there.
+fn made_at(link: &Path) -> Option<Timestamp> {
+    Timestamp::try_from(link.symlink_metadata().ok()?.modified().ok()?).ok()
 }
 
 /// Takes up the keys that were read; whether anything has changed by it.

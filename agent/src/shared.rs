@@ -338,6 +338,7 @@ impl Shared {
                 loaded_at: config.loaded_at,
                 roles: config.loaded.as_ref().map(|it| it.roles.clone()).unwrap_or_default(),
                 error: config.problems.first().map(|it| format!("{}: {}", it.reason, it.message)),
+                secrets_at: config.secrets_at,
             },
             app,
             signing: SigningStatus { keys: signing.keys() },

@@ -315,6 +315,33 @@ async fn a_missing_secret_is_named_and_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changed_passwords_are_told_though_the_agent_itself_uses_none() {
+    let stage = Stage::new(1);
+    let secrets = stage.dir().join("secrets");
+    // As kubelet does: a new folder, and the link to it in one step.
+    let bring = |version: &str| {
+        std::fs::create_dir_all(secrets.join(version)).unwrap();
+        std::fs::write(secrets.join(version).join("password"), version).unwrap();
+        std::os::unix::fs::symlink(version, secrets.join("..data_tmp")).unwrap();
+        std::fs::rename(secrets.join("..data_tmp"), secrets.join("..data")).unwrap();
+    };
+    let agent = stage.agent("a").secrets(&secrets).start();
+    let first = agent.until("files", |status| status.config.hash.is_some()).await;
+    assert_eq!(first.config.secrets_at, None);
+    bring("..1");
+    let first = agent.until("the first ones", |status| status.config.secrets_at.is_some()).await.config;
+    bring("..2");
+    let second = agent.until("other ones", |status| status.config.secrets_at > first.secrets_at).await.config;
+    assert_eq!(
+        (second.hash, second.loaded_at),
+        (first.hash, first.loaded_at),
+        "it is no news for the agent's own files"
+    );
+    let (_, shown) = agent.get("/status").await;
+    assert!(!shown.contains("..2"), "nothing is told of what they are");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_stays_ready_while_redis_is_away() {
     let stage = Stage::new(3);
     stage.files.edit(|file| {

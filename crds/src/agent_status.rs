@@ -124,6 +124,10 @@ pub struct ConfigStatus {
     /// The Redis servers of each role, as `host:port/db`.
     #[serde(default)]
     pub roles: BTreeMap<String, Vec<String>>,
+    /// When kubelet brought the passwords that are mounted in the pod now; absent where none are. What a process of the pod
+    /// read before may be others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets_at: Option<Timestamp>,
 }
 
 /// The app beside an agent.

@@ -16,7 +16,8 @@ use cabloy_crds::{
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, StatusCode, body::Bytes};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Pod;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::{ResourceExt as _, runtime::reflector::Store};
 use rand::RngExt as _;
 use tokio::{
@@ -26,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::names::{CLUSTER, CONFIG_SYNCED};
+use crate::names::{CLUSTER, CONFIG_SYNCED, SECRETS};
 
 /// How often an agent is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -63,6 +64,10 @@ pub struct AgentPod {
     pub agent_runs: bool,
     /// The hash of the files that its kubelet was last asked to bring.
     pub synced: Option<String>,
+    /// Since when there have been the passwords that its template was last rolled for.
+    pub secrets: Option<String>,
+    /// Which of its containers run, less those of init, and since when, in whole seconds.
+    pub started: BTreeMap<String, Timestamp>,
 }
 
 impl AgentPod {
@@ -80,6 +85,7 @@ impl AgentPod {
         let agent = spec
             .and_then(|spec| spec.init_containers.as_ref())
             .and_then(|containers| containers.iter().find(|container| container.name == AGENT_CONTAINER));
+        let containers = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
         Some(Self {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
@@ -96,6 +102,10 @@ impl AgentPod {
                 })
             }),
             synced: pod.annotations().get(CONFIG_SYNCED).cloned(),
+            secrets: pod.annotations().get(SECRETS).cloned(),
+            started: containers
+                .filter_map(|container| Some((container.name.clone(), started_at(container)?)))
+                .collect(),
         })
     }
 
@@ -104,6 +114,10 @@ impl AgentPod {
     pub fn address(&self) -> Option<SocketAddr> {
         self.agent_runs.then_some(SocketAddr::new(self.ip?, AGENT_PORT))
     }
+}
+
+fn started_at(container: &ContainerStatus) -> Option<Timestamp> {
+    Some(container.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
 }
 
 /// What came of asking an agent.
@@ -356,6 +370,8 @@ mod tests {
             agent_image: Some("agent:1".into()),
             agent_runs: true,
             synced: None,
+            secrets: None,
+            started: BTreeMap::new(),
         };
         let waiting = AgentPod { uid: "v".into(), agent_runs: false, ..pod.clone() };
         assert_eq!(agents.due(&[pod.clone(), waiting]).len(), 1);

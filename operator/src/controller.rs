@@ -29,7 +29,7 @@ use tracing::Instrument as _;
 use crate::{
     agents::{AgentPod, Agents},
     apply::{self, Sent},
-    build::{self, Settings},
+    build::{self, Note, Settings},
     dereference::{self, Found},
     events::{self, Occurrence, Told},
     finalize::{self, Progress},
@@ -372,6 +372,7 @@ async fn steps(resource: &Guarded, identity: &Identity, scope: &Scope) -> Result
     let applied = apply::apply(client, &scope.sent, identity, &found, prepared).await?;
     scope.shared.metrics.wrote("objects", applied.writes);
     remember_applied(scope, identity, &applied);
+    tell_rolled(identity, &applied, scope).await;
 
     // status (client)
     report(cluster, identity, &found, &status::Result::Applied(&validated, &applied), scope).await
@@ -513,6 +514,25 @@ async fn tell(identity: &Identity, before: Option<&CabloyClusterStatus>, status:
         let event =
             Event { type_: EventType::Warning, reason: reason.to_owned(), note: Some(note), action, secondary: None };
         publish(identity, event, scope).await;
+    }
+}
+
+/// Events about workloads that are rolled for what only agents have seen.
+async fn tell_rolled(identity: &Identity, applied: &apply::Applied, scope: &Scope) {
+    for (reference, outcome) in &applied.workloads {
+        let apply::Outcome::Applied { notes, .. } = outcome else { continue };
+        if notes.contains(&Note::SecretsChanged) {
+            let event = Event {
+                type_: EventType::Normal,
+                reason: "PasswordsChanged".to_owned(),
+                note: Some(format!(
+                    "{reference} is rolled: pods of it started before the passwords that are mounted in them now"
+                )),
+                action: "RollOut".to_owned(),
+                secondary: None,
+            };
+            publish(identity, event, scope).await;
+        }
     }
 }
 

@@ -383,6 +383,8 @@ mod tests {
             agent_image: None,
             agent_runs: true,
             synced: None,
+            secrets: None,
+            started: BTreeMap::new(),
         }
     }
 

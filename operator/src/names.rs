@@ -33,6 +33,10 @@ pub const CLAIMED_BY: &str = "cabloy.io/claimed-by";
 /// Annotation of a pod template: the boot `ConfigMap` of its pods.
 pub const BOOT: &str = "cabloy.io/boot";
 
+/// Annotation of a pod template: since when there have been the passwords that its pods are rolled for, as the agent of one
+/// said that still ran on those before.
+pub const SECRETS: &str = "cabloy.io/secrets";
+
 /// Annotation of a boot `ConfigMap`: the hash of what it holds, less the preload script.
 pub const BOOT_CONFIG: &str = "cabloy.io/boot-config";
 

@@ -299,7 +299,8 @@ fn rolled_out(applied: &Applied) -> Said {
             Answer::False,
             "RolloutPending",
             format!(
-                "{} boots on an older Redis configuration, as rollout.onRedisChange is Manual: set it to Restart to roll it",
+                "{} boots on an older Redis configuration or runs on older passwords, as rollout.onRedisChange is Manual: \
+                 set it to Restart to roll it",
                 pending.join(", ")
             ),
         );
@@ -589,7 +590,7 @@ fn update_available(applied: &Applied) -> Said {
     let update = applied.workloads.iter().find_map(|(reference, outcome)| match outcome {
         Outcome::Applied { notes, .. } => notes.iter().find_map(|note| match note {
             Note::UpdateAvailable { present, available } => Some((reference, present, available)),
-            Note::RolloutPending | Note::EnvFrom => None,
+            Note::RolloutPending | Note::SecretsChanged | Note::EnvFrom => None,
         }),
         Outcome::Left(_) => None,
     });

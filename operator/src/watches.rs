@@ -10,7 +10,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
-        core::v1::{ConfigMap, Container, Pod, PodSpec, PodStatus},
+        core::v1::{ConfigMap, Container, ContainerState, ContainerStatus, Pod, PodSpec, PodStatus},
     },
     apimachinery::pkg::runtime::RawExtension,
 };
@@ -259,6 +259,16 @@ fn prune_pod(pod: &mut Pod) {
             init_container_statuses: status.init_container_statuses.map(|mut statuses| {
                 statuses.retain(|container| container.name == AGENT_CONTAINER);
                 statuses
+            }),
+            container_statuses: status.container_statuses.map(|statuses| {
+                let running =
+                    |state: ContainerState| ContainerState { running: state.running, ..ContainerState::default() };
+                let pruned = statuses.into_iter().map(|container| ContainerStatus {
+                    name: container.name,
+                    state: container.state.map(running),
+                    ..ContainerStatus::default()
+                });
+                pruned.collect()
             }),
             ..PodStatus::default()
         });

@@ -5,7 +5,7 @@ use std::fmt;
 use cabloy_crds::{names::AGENT_CONTAINER, resource::WorkloadKind};
 use serde_json::Value;
 
-use crate::names::{BOOT, CLAIMED_BY};
+use crate::names::{BOOT, CLAIMED_BY, SECRETS};
 
 /// Which workload of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,7 +78,17 @@ impl Live {
     /// The boot `ConfigMap` that its pod template names.
     #[must_use]
     pub fn boot(&self) -> Option<&str> {
-        self.0.pointer("/spec/template/metadata/annotations")?.get(BOOT)?.as_str()
+        self.template_annotation(BOOT)
+    }
+
+    /// Since when there have been the passwords that its pods were last rolled for.
+    #[must_use]
+    pub fn secrets(&self) -> Option<&str> {
+        self.template_annotation(SECRETS)
+    }
+
+    fn template_annotation(&self, name: &str) -> Option<&str> {
+        self.0.pointer("/spec/template/metadata/annotations")?.get(name)?.as_str()
     }
 
     /// The containers of its pods, less the init containers.

@@ -1144,6 +1144,7 @@ impl RunningPod {
         command.args(["run", "--listen", &format!("{ip}:7070"), "--control-port", "0", "--pod-name", &name]);
         command.args(["--pod-hash", &hash, "--config-dir"]).arg(files.path());
         command.arg("--signing-key-file").arg(files.path().join("signing/key"));
+        command.arg("--secrets-dir").arg(files.path().join("secrets"));
         let process = Process::spawn("agent", command, &files.path().join("log")).expect("the agent starts");
         let pod = Self { name, process, files, app };
         pod.say(stage, &json!({ "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }], "initContainerStatuses": [
@@ -1158,6 +1159,30 @@ impl RunningPod {
         let folder = self.files.path().join("signing");
         std::fs::create_dir_all(&folder).expect("a folder for the key");
         std::fs::write(folder.join("key"), key).expect("it can be written");
+    }
+
+    /// Brings passwords where the agent looks for when they change: a new folder, and the link to it in one step.
+    fn mount_secrets(&self, version: &str) {
+        let folder = self.files.path().join("secrets");
+        std::fs::create_dir_all(folder.join(version)).expect("a folder for the passwords");
+        std::os::unix::fs::symlink(version, folder.join("..data_tmp")).expect("a link to it");
+        std::fs::rename(folder.join("..data_tmp"), folder.join("..data"))
+            .expect("it takes the place of the one before");
+    }
+
+    /// Says that the app has started now, and waits until whatever follows is of another second.
+    async fn app_starts(&self, stage: &Stage) {
+        let now = jiff::Timestamp::now().as_second();
+        let started = jiff::Timestamp::from_second(now).expect("it is a time").to_string();
+        self.say(
+            stage,
+            &json!({ "containerStatuses": [
+            { "name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+              "state": { "running": { "startedAt": started } } },
+        ] }),
+        )
+        .await;
+        until("the next second", SOON, async || jiff::Timestamp::now().as_second() > now).await;
     }
 
     /// Writes the pod's status, as kubelet does.
@@ -1226,6 +1251,85 @@ async fn what_agents_say_is_in_the_status_and_guards_the_masters() {
     pod.process.kill();
     let message = stage.await_condition("shop", "AgentsReachable", "False", "NoAnswer").await;
     assert!(message.contains(&pod.name), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_passwords_roll_pods_once_and_not_those_that_started_after() {
+    let stage = Stage::set("passwords").await;
+    let redis = Redis::start();
+    let mut web = deployment("web");
+    // No kubelet would have the new pod ready.
+    web["spec"]["strategy"] = json!({ "type": "Recreate" });
+    stage.apply(&web).await;
+    let spec = json!({
+        "app": { "name": "shop", "generation": "generic" },
+        "redis": { "connections": { "default": { "host": "127.0.0.1", "port": redis.addr().port() } } },
+    });
+    stage.apply(&shop(&spec)).await;
+    stage.await_agent("deployment", "web").await;
+    let template = async || {
+        let web = stage.get("deployment", "web").await;
+        let since = text(&web["spec"]["template"]["metadata"]["annotations"]["cabloy.io/secrets"]);
+        (web["metadata"]["generation"].as_i64().unwrap_or_default(), since)
+    };
+
+    let pod = RunningPod::start(&stage, "127.88.31.9").await;
+    pod.mount_secrets("..1");
+    pod.app_starts(&stage).await;
+    stage.await_condition("shop", "AgentsReachable", "True", "Reachable").await;
+    stage.settle("shop").await;
+    let (first, since) = template().await;
+    assert_eq!(since, "", "it runs on the passwords that it started with");
+    pod.mount_secrets("..2");
+    let (second, since) = until("the pods to be rolled", SOON, async || {
+        let (generation, since) = template().await;
+        (!since.is_empty()).then_some((generation, since))
+    })
+    .await;
+    assert_eq!(second, first + 1);
+    until("an Event that says why", SOON, async || {
+        let events = stage.list("events.events.k8s.io").await;
+        events
+            .iter()
+            .any(|event| event["reason"] == "PasswordsChanged" && text(&event["note"]).contains("Deployment web"))
+    })
+    .await;
+    let old = pod.name.clone();
+    drop(pod);
+    until("the pod to be replaced", SOON, async || {
+        let pods = stage.list("pods").await;
+        (pods.len() == 1 && pods[0]["metadata"]["name"] != old.as_str()).then_some(()).ok_or(pods.len())
+    })
+    .await;
+
+    let pod = RunningPod::start(&stage, "127.88.31.10").await;
+    pod.mount_secrets("..2");
+    pod.app_starts(&stage).await;
+    until("the new agent's answer", SOON, async || {
+        let status = stage.get("cabloycluster", "shop").await["status"].clone();
+        (status["leader"]["pod"] == pod.name.as_str()).then_some(()).ok_or(status)
+    })
+    .await;
+    stage.settle("shop").await;
+    let (third, kept) = template().await;
+    assert_eq!(kept, since, "it started after the change");
+    // Its own patch of the port aside, which is none of a template.
+    assert_eq!(third, second);
+
+    stage
+        .kubectl(&[
+            "patch",
+            "cabloycluster",
+            "shop",
+            "--type=merge",
+            "--patch",
+            r#"{"spec":{"rollout":{"onRedisChange":"Manual"}}}"#,
+        ])
+        .await;
+    stage.settle("shop").await;
+    pod.mount_secrets("..3");
+    stage.await_condition("shop", "RolledOut", "False", "RolloutPending").await;
+    assert_eq!(template().await, (second, since));
 }
 
 /// Answers each request with a 500.

@@ -354,6 +354,12 @@ impl Start<'_> {
         self
     }
 
+    /// The folder of the passwords that the app has too.
+    pub fn secrets(mut self, dir: &Path) -> Self {
+        self.args.extend(["--secrets-dir".into(), dir.to_str().unwrap().to_owned()]);
+        self
+    }
+
     pub fn start(mut self) -> Agent {
         if self.args.iter().all(|arg| arg != "--pod-name") {
             self.args.extend(["--name".into(), self.name.clone()]);

@@ -93,7 +93,7 @@ fn guard(validated: &Validated, found: &Found) -> Option<Guard> {
 }
 
 /// Whether there is no newer revision of the same workload.
-fn is_newest(found: &Found, revision: &RevisionFound) -> bool {
+pub(super) fn is_newest(found: &Found, revision: &RevisionFound) -> bool {
     !found.revisions.iter().any(|other| other.owner == revision.owner && other.number > revision.number)
 }
 

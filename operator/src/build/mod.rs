@@ -3,6 +3,7 @@
 mod agent_file;
 mod boot;
 mod roles;
+mod secrets;
 pub mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};

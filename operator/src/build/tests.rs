@@ -164,6 +164,8 @@ fn pod_with(status: AgentStatus, found: Found) -> Found {
         agent_image: None,
         agent_runs: true,
         synced: None,
+        secrets: None,
+        started: BTreeMap::new(),
     };
     Found { pods: vec![pod], reports: [("u".to_owned(), Report::Answered(Arc::new(status)))].into(), ..found }
 }

@@ -12,10 +12,10 @@ use cabloy_crds::{
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 use serde_json::{Value, json};
 
-use super::{Boot, Plan, Settings, boot::has_preload};
+use super::{Boot, Plan, Settings, boot::has_preload, secrets};
 use crate::{
     dereference::Found,
-    names::{BOOT, BOOT_CONFIG, CLAIMED_BY, CLUSTER, agent_config_map, role_config_map, signing_secret},
+    names::{BOOT, BOOT_CONFIG, CLAIMED_BY, CLUSTER, SECRETS, agent_config_map, role_config_map, signing_secret},
     validate::{AgentPlan, Secret, Validated, Workload},
     workload::{Live, find, named},
 };
@@ -99,8 +99,10 @@ impl Blocked {
 /// What somebody should know of a workload that has our part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// Its pods boot on an older configuration until they are rolled.
+    /// Its pods boot on an older configuration, or run on older passwords, until they are rolled.
     RolloutPending,
+    /// Its pods are rolled now, for passwords that have changed since they started.
+    SecretsChanged,
     /// Its agents are of another version than the operator brings.
     UpdateAvailable {
         /// The image of its agents.
@@ -155,6 +157,10 @@ fn part(
     let mut notes = Vec::new();
     let image = validated.agent.as_ref().map(|agent| agent_image(agent, live, settings, &mut notes));
     let boot = choose_boot(validated, live, boot, found, image.as_ref(), &mut notes);
+    let mut annotations = json!({ BOOT: boot.name });
+    if let Some(since) = rolled_for(validated, live, container_name, found, &mut notes) {
+        annotations[SECRETS] = json!(since);
+    }
     if node_options.is_some() && container.get("envFrom").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
     {
         notes.push(Note::EnvFrom);
@@ -195,7 +201,7 @@ fn part(
         "kind": wanted.reference.kind.as_str(),
         "metadata": metadata,
         "spec": { "template": {
-            "metadata": { "labels": { CLUSTER: identity.name }, "annotations": { BOOT: boot.name } },
+            "metadata": { "labels": { CLUSTER: identity.name }, "annotations": annotations },
             "spec": spec,
         } },
     });
@@ -291,6 +297,29 @@ fn choose_boot(
     }
     notes.push(Note::RolloutPending);
     as_it_is
+}
+
+/// Since when there have been the passwords that pods are to be rolled for, in their template: as it says now, unless they
+/// have changed again.
+fn rolled_for(
+    validated: &Validated,
+    live: &Live,
+    container: &str,
+    found: &Found,
+    notes: &mut Vec<Note>,
+) -> Option<String> {
+    let changed = secrets::changed_under(live, container, found);
+    match validated.on_redis_change {
+        OnRedisChange::Restart if changed.is_some() => {
+            notes.push(Note::SecretsChanged);
+            return changed.map(|since| since.to_string());
+        }
+        OnRedisChange::Manual if changed.is_some() && !notes.contains(&Note::RolloutPending) => {
+            notes.push(Note::RolloutPending);
+        }
+        OnRedisChange::Restart | OnRedisChange::Manual => {}
+    }
+    live.secrets().map(str::to_owned)
 }
 
 fn boot_part(validated: &Validated, name: &str) -> BootPart {

@@ -46,6 +46,8 @@ fn pod(name: &str) -> AgentPod {
         agent_image: Some("agent:1".into()),
         agent_runs: true,
         synced: None,
+        secrets: None,
+        started: BTreeMap::new(),
     }
 }
 

@@ -1,11 +1,14 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use cabloy_crds::agent_status::{AgentStatus, ConfigStatus, RevisionStatus};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
+    agents::{AgentPod, Report},
     build::build,
+    dereference::RevisionFound,
     validate::{Validated, tests::sound},
     workload::WorkloadRef,
 };
@@ -234,6 +237,102 @@ fn another_preload_script_alone_rolls_nothing() {
     };
     assert_eq!(boot(found(&config)).as_deref(), Some("mall-boot-old"));
     assert_eq!(boot(found("other")).as_deref(), boot_of(&first));
+}
+
+/// A pod of the workload's one revision, and what its agent says: when the app started, when passwords were brought, and what
+/// its template says of them.
+fn pod_of(name: &str, started: &str, brought: &str, template: Option<&str>) -> (AgentPod, (String, Report)) {
+    let pod = AgentPod {
+        name: name.into(),
+        uid: name.into(),
+        cluster: "mall".into(),
+        namespace: "prod".into(),
+        ip: None,
+        scheduled: true,
+        terminating: false,
+        agent_image: None,
+        agent_runs: true,
+        synced: None,
+        secrets: template.map(str::to_owned),
+        started: BTreeMap::from([("app".to_owned(), started.parse().unwrap())]),
+    };
+    let status = AgentStatus {
+        revision: RevisionStatus { hash: "new".into(), number: None },
+        config: ConfigStatus { secrets_at: Some(brought.parse().unwrap()), ..Default::default() },
+        ..Default::default()
+    };
+    (pod, (name.to_owned(), Report::Answered(Arc::new(status))))
+}
+
+fn found_with(pods: impl IntoIterator<Item = (AgentPod, (String, Report))>) -> Found {
+    let (pods, reports): (Vec<_>, _) = pods.into_iter().unzip();
+    let revision = |hash: &str, number| RevisionFound {
+        owner: "uid-of-web".into(),
+        hash: hash.into(),
+        number,
+        ..RevisionFound::default()
+    };
+    Found { pods, reports, revisions: vec![revision("old", 1), revision("new", 2)], ..Found::default() }
+}
+
+const STARTED: &str = "2026-11-27T10:00:00Z";
+const LATER: &str = "2026-11-27T10:00:01.5Z";
+const LATEST: &str = "2026-11-27T10:00:02.5Z";
+
+#[test]
+fn changed_passwords_roll_the_pods_that_started_before_and_once() {
+    let validated = sound(&json!({}));
+    let look = |live: &Live, found: Found| match planned(&validated, live.clone(), found) {
+        Plan::Apply { patch, notes } => {
+            let after = merged(live, &patch);
+            (after.secrets().map(str::to_owned), notes.contains(&Note::SecretsChanged), after)
+        }
+        Plan::Leave(blocked) => panic!("{blocked}"),
+    };
+    let (since, rolled, before) = look(&live(&app(&Value::Null)), found_with([]));
+    assert_eq!((since, rolled), (None, false));
+
+    let sound_pod = || pod_of("a", STARTED, "2026-11-27T10:00:00.9Z", None);
+    assert!(!look(&before, found_with([sound_pod()])).1, "kubelet tells a start in whole seconds");
+    let stale = || pod_of("b", STARTED, LATER, None);
+    let (since, rolled, after) = look(&before, found_with([sound_pod(), stale()]));
+    assert_eq!((since.as_deref(), rolled), (Some(LATER), true));
+
+    let without = |change: fn(&mut AgentPod)| {
+        let (mut pod, report) = stale();
+        change(&mut pod);
+        look(&before, found_with([(pod, report)])).1
+    };
+    assert!(!without(|pod| pod.terminating = true), "it is about to end");
+    assert!(!without(|pod| pod.started = BTreeMap::from([("other".to_owned(), STARTED.parse().unwrap())])));
+    let mut replaced = found_with([stale()]);
+    replaced.revisions[0].number = 3;
+    assert!(!look(&before, replaced).1, "pods of an older revision are being replaced");
+    let mut foreign = found_with([stale()]);
+    foreign.revisions[1].owner = "uid-of-other".into();
+    assert!(!look(&before, foreign).1, "it is of another workload");
+
+    // Before the new revision is there, and while the old pods end and see yet another change.
+    let older = pod_of("b", STARTED, LATEST, None);
+    let newer = || pod_of("c", "2026-11-27T10:00:02Z", LATER, Some(LATER));
+    let (since, rolled, after) = look(&after, found_with([stale(), older, newer()]));
+    assert_eq!((since.as_deref(), rolled), (Some(LATER), false), "they are rolled once, and new ones are not");
+    let again = pod_of("c", "2026-11-27T10:00:01Z", LATEST, Some(LATER));
+    let (since, rolled, _) = look(&after, found_with([newer(), again]));
+    assert_eq!((since.as_deref(), rolled), (Some(LATEST), true));
+}
+
+#[test]
+fn with_manual_changed_passwords_are_said_and_roll_nothing() {
+    let validated = sound(&json!({ "rollout": { "onRedisChange": "Manual" } }));
+    let before = live(&app(&Value::Null));
+    let present = merged(&before, &patch(&validated, before.clone()).0);
+    match planned(&validated, present.clone(), found_with([pod_of("a", STARTED, LATER, None)])) {
+        Plan::Apply { patch, notes } => {
+            assert_eq!((merged(&present, &patch), notes), (present, vec![Note::RolloutPending]));
+        }
+        Plan::Leave(blocked) => panic!("{blocked}"),
+    }
 }
 
 #[test]
