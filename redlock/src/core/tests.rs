@@ -160,10 +160,14 @@ struct Small {
 
 impl Small {
     fn new(nodes: Vec<ModelNode>, floor: u64, durable: bool) -> Self {
-        let agent = AgentId { pod: "p".into(), uid: "u".into(), process: "x".into() };
+        Self::of("x", nodes, Instant::from_nanos(1_000_000_000), floor, durable)
+    }
+
+    /// That process of the pod.
+    fn of(process: &str, nodes: Vec<ModelNode>, now: Instant, floor: u64, durable: bool) -> Self {
+        let agent = AgentId { pod: "p".into(), uid: "u".into(), process: process.into() };
         let timing = Timing { ttl: TTL };
         let core = Core::new(Config { agent, nodes: nodes.len(), timing, floor, rules: Rules::default() });
-        let now = Instant::from_nanos(1_000_000_000);
         let (timers, news, decided) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut small = Self { core, nodes, now, timers, news, decided };
         for node in 0..small.nodes.len() {
@@ -342,6 +346,18 @@ fn a_new_process_takes_over_the_lock_that_it_saw_of_its_pod_and_no_other() {
     assert!(!node.apply(now, &grant("y", 2, None)).0.accepted, "not seen");
     assert!(node.apply(now, &grant("y", 2, Some("x"))).0.accepted);
     assert!(!node.apply(now, &grant("x", 3, Some("w"))).0.accepted, "what the earlier one still had on its way");
+}
+
+#[test]
+fn a_lease_that_a_new_process_of_the_pod_takes_over_is_led_under_a_new_token() {
+    let Small { core, nodes, now, .. } = Small::leading(false);
+    let before = core.leads().unwrap();
+    // The first process is gone, and has released nothing.
+    let mut small = Small::of("y", nodes, now, 0, false);
+    small.wait(TTL / 10);
+    let token = small.core.leads().expect("the lease of its own pod is not waited for");
+    assert!(token > before, "{token} after {before}");
+    assert!(small.knows_the_run());
 }
 
 #[test]
