@@ -96,8 +96,7 @@ impl Term {
     /// The time of day by the median of the masters' clocks: the same for every agent, whatever its own clock says.
     #[must_use]
     pub fn time(&self) -> Timestamp {
-        let nanos = i128::from(SystemClock.now().as_nanos()) + i128::from(self.0.time_offset.load(Ordering::Acquire));
-        Timestamp::from_nanosecond(nanos).unwrap_or_else(|_| SystemClock.utc())
+        time_of_day(self.0.time_offset.load(Ordering::Acquire))
     }
 
     /// What the fenced read found, and everything written since, by id.
@@ -178,6 +177,8 @@ struct View {
     far: Vec<bool>,
     obstacle: Option<Obstacle>,
     state_lost: Option<Timestamp>,
+    /// As [`Core::time_offset`], in nanoseconds.
+    time_offset: Option<i64>,
 }
 
 impl Elector {
@@ -269,6 +270,12 @@ impl Elector {
         }
     }
 
+    /// The time of day as [`Term::time`] has it, leading or not; by the own clock where no master was heard yet.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        locked(&self.view).time_offset.map_or_else(|| SystemClock.utc(), time_of_day)
+    }
+
     /// The records of runs.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
@@ -299,6 +306,12 @@ impl View {
     }
 }
 
+/// The time of day, which is so many nanoseconds ahead of the time since boot.
+fn time_of_day(offset: i64) -> Timestamp {
+    let nanos = i128::from(SystemClock.now().as_nanos()) + i128::from(offset);
+    Timestamp::from_nanosecond(nanos).unwrap_or_else(|_| SystemClock.utc())
+}
+
 fn locked(view: &Mutex<View>) -> MutexGuard<'_, View> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -313,7 +326,7 @@ pub(crate) enum Ask {
     Finish { id: String, result: RunResult, done: oneshot::Sender<Result<(), FinishError>> },
     Raise(u64),
     Floor(u64),
-    Look { ids: Vec<String>, done: oneshot::Sender<Result<Vec<Record>, ReadError>> },
+    Look { ids: Option<Vec<String>>, done: oneshot::Sender<Result<Vec<Record>, ReadError>> },
     Forget { token: u64, ids: Vec<String>, done: oneshot::Sender<Result<(), PutError>> },
 }
 
@@ -529,11 +542,13 @@ impl Driver {
         let actions = self.set.core.step(SystemClock.now(), event);
         trace!(pod = self.pod.name, event = traced, ?actions);
         self.carry_out(actions);
-        if let (Some(term), Some(offset)) = (&self.term, self.set.time_offset()) {
+        let offset = self.set.time_offset();
+        if let (Some(term), Some(offset)) = (&self.term, offset) {
             term.0.time_offset.store(offset, Ordering::Release);
         }
         let core = &self.set.core;
         let mut view = locked(&self.view);
+        view.time_offset = offset;
         view.promised = core.promised();
         view.leader = core.leader();
         view.without_memory = core.without_memory();

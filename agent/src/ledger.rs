@@ -59,6 +59,18 @@ impl Ledger {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read(&self, ids: Vec<String>) -> Result<Vec<Record>, ReadError> {
+        self.look(Some(ids)).await
+    }
+
+    /// The same of all runs.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_all(&self) -> Result<Vec<Record>, ReadError> {
+        self.look(None).await
+    }
+
+    async fn look(&self, ids: Option<Vec<String>>) -> Result<Vec<Record>, ReadError> {
         let answer = async { self.ask(|done| Ask::Look { ids, done }).await.unwrap_or(Err(ReadError::Ended)) };
         self.measure("read", answer, |result| vec![said(result, read_error)]).await
     }

@@ -105,7 +105,7 @@ fn request() -> impl Strategy<Value = Request> {
         1 => (owner(), any::<bool>()).prop_map(|(owner, publish)| Request::Release { owner, publish }),
         1 => (1u64..3).prop_map(|revision| Request::Stand { revision, ttl: TTL }),
         1 => (id(), result()).prop_map(|(id, result)| Request::Finish { id: id.into(), result: result.into() }),
-        1 => vec(id(), 1..3).prop_map(|ids| Request::Look { ids: ids.into() }),
+        1 => proptest::option::of(vec(id(), 1..3)).prop_map(|ids| Request::Look { ids: ids.map(Into::into) }),
         1 => (token(), 1u64..5, vec(id(), 1..3)).prop_map(|(token, seq, ids)| Request::Forget {
             token,
             seq,

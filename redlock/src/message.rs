@@ -97,8 +97,8 @@ pub enum Request {
     },
     /// Records as they are here; no fence, so nothing may be concluded for an election.
     Look {
-        /// Which.
-        ids: Arc<[String]>,
+        /// Which; all if none are named.
+        ids: Option<Arc<[String]>>,
     },
     /// Removes records (PROTOCOL 3).
     Forget {

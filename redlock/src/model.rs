@@ -197,9 +197,10 @@ impl ModelNode {
                     Body::Verdicts(entries.iter().map(|entry| self.put(*token, entry)).collect())
                 }),
             Request::Finish { id, result } => self.finish(id, result).then_some(Body::Empty),
-            Request::Look { ids } => {
+            Request::Look { ids: Some(ids) } => {
                 Some(Body::Records(ids.iter().filter_map(|id| self.memory.records.get(id)).cloned().collect()))
             }
+            Request::Look { ids: None } => Some(Body::Records(self.memory.records.values().cloned().collect())),
             Request::Forget { token, seq, ids } => (self.memory.promised == *token).then(|| {
                 for id in ids.iter() {
                     if self.memory.records.get(id).is_some_and(|known| (known.token, known.seq) <= (*token, *seq)) {

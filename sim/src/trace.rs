@@ -33,7 +33,8 @@ impl fmt::Display for Asked<'_> {
                 write!(f, "seed {}:{} promised {promised}:", life.run, life.mark)?;
                 records.iter().try_for_each(|record| write!(f, " {}", Kept(record)))
             }
-            Request::Look { ids } => write!(f, "look at {}", ids.join(" ")),
+            Request::Look { ids: Some(ids) } => write!(f, "look at {}", ids.join(" ")),
+            Request::Look { ids: None } => write!(f, "look at all"),
             Request::Forget { token, seq, ids } => write!(f, "forget under {token}.{seq}: {}", ids.join(" ")),
         }
     }

@@ -218,7 +218,7 @@ impl World {
         let before = self.before();
         self.pods[id].asked.insert(op, Asked::Look { ids: ids.clone(), claims, before });
         self.say(|| format!("a{id} looks (op {op})"));
-        self.step(id, Event::Look { op, ids })
+        self.step(id, Event::Look { op, ids: Some(ids) })
     }
 
     pub(crate) fn look_decided(

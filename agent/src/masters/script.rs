@@ -138,7 +138,7 @@ pub async fn run<C: ConnectionLike + Clone>(connection: &C, keys: &Keys, request
         Request::Look { ids } => {
             script = &LOOK;
             call = keys.call(script);
-            call.arg(&ids[..]);
+            call.arg(u8::from(ids.is_none())).arg(ids.as_deref().unwrap_or_default());
         }
         Request::Forget { token, seq, ids } => {
             script = &FORGET;

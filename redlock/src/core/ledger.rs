@@ -59,7 +59,7 @@ pub(super) struct Finish {
 /// Records to tell of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Look {
-    ids: Arc<[String]>,
+    ids: Option<Arc<[String]>>,
     acks: Acks,
     found: BTreeMap<NodeId, Vec<Record>>,
     deadline: Instant,
@@ -159,9 +159,9 @@ impl Core {
         self.begin(op, Operation::Finish(finish));
     }
 
-    pub(super) fn look(&mut self, op: OpId, ids: Vec<String>) {
+    pub(super) fn look(&mut self, op: OpId, ids: Option<Vec<String>>) {
         let deadline = self.now + self.timing.ledger_timeout();
-        let look = Look { ids: ids.into(), acks: Acks::default(), found: BTreeMap::new(), deadline };
+        let look = Look { ids: ids.map(Into::into), acks: Acks::default(), found: BTreeMap::new(), deadline };
         self.begin(op, Operation::Look(look));
     }
 

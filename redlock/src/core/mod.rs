@@ -117,8 +117,8 @@ pub enum Event {
     Look {
         /// Names the operation.
         op: OpId,
-        /// Which runs.
-        ids: Vec<String>,
+        /// Which runs; all if none are named.
+        ids: Option<Vec<String>>,
     },
     /// Remove records in the term of `token`; answered by [`Action::Forget`].
     Forget {

@@ -266,7 +266,7 @@ impl Core {
                 let again = self.now + self.timing.ttl;
                 if self.seed_at.is_none() {
                     for id in (0..self.nodes.len()).filter(|id| self.nodes[*id].up).collect::<Vec<_>>() {
-                        self.send(id, Request::Look { ids: Arc::new([]) }, Purpose::Tell);
+                        self.send(id, Request::Look { ids: Some(Arc::new([])) }, Purpose::Tell);
                     }
                 }
                 return self.seed_timer(again, SPREAD);

@@ -265,7 +265,7 @@ impl World {
                 }
                 Action::Read(ids) => {
                     let op = self.ask_of(pod, Asked::Read { token });
-                    self.step(pod, Step::Look { op, ids })?;
+                    self.step(pod, Step::Look { op, ids: Some(ids) })?;
                 }
                 Action::Call(start) => self.call(pod, &start, token)?,
                 Action::Cancel { id, attempt } => self.cancel(pod, id, &attempt)?,
@@ -494,6 +494,6 @@ impl World {
             return Ok(());
         }
         let op = self.ask_of(pod, Asked::Gate);
-        self.step(pod, Step::Look { op, ids })
+        self.step(pod, Step::Look { op, ids: Some(ids) })
     }
 }
