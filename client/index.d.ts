@@ -44,8 +44,8 @@ export type Entry =
       run: Run;
       /** It is done: `answer` is given to whoever asks for it again. */
       done(answer: Answer): Promise<void>;
-      /** It has failed, and the next attempt may run it. */
-      failed(): Promise<void>;
+      /** It has failed, and the next attempt may run it. `answer` is given to an agent that asks what became of this one. */
+      failed(answer?: Answer): Promise<void>;
     };
 
 export interface Claim {
@@ -58,16 +58,28 @@ export interface Claim {
 }
 
 export type Claimed =
-  | { state: 'claimed'; finish(answer: Answer | undefined, keepMs: number): Promise<void> }
+  | {
+      state: 'claimed';
+      /** Without an answer nothing is remembered; of what has failed, only `look` tells. */
+      finish(answer: Answer | undefined, keepMs: number, failed?: boolean): Promise<void>;
+    }
   | { state: 'done'; answer: Answer }
   | { state: 'running' }
   | { state: 'stale'; highest: number }
   | { state: 'full' };
 
+export type Known =
+  | { state: 'done'; answer: Answer }
+  | { state: 'running' }
+  | { state: 'stale'; highest: number }
+  | { state: 'unknown' };
+
 /** What remembers tokens and runs. */
 export interface Store {
   /** Compares the token and takes the key, in one step that no other call comes between. */
   claim(claim: Claim): Promise<Claimed>;
+  /** What is known of a run, which does not begin by that. Without it nothing is. */
+  look?(call: Claim): Promise<Known>;
 }
 
 export interface GuardOptions {

@@ -2,7 +2,7 @@
 // dependencies, for Node.js 12 and later.
 'use strict';
 
-const { Accepted, Failure, answerTo, answerToError, json, kept, refusal } = require('./lib/answer');
+const { Accepted, Failure, answerTo, answerToError, json, kept, refusal, replayed } = require('./lib/answer');
 const { checkFunction, checkNames, checkNumber, refuse } = require('./lib/check');
 const { createMemoryStore } = require('./lib/memory');
 const { answerToParts, inTurns, runPart } = require('./lib/parts');
@@ -75,18 +75,20 @@ class Guard {
     if (late()) return { answer: tooLate };
     const keepMs = this.keepMs(run);
     const { key, attempt, token, scope } = run;
-    const claim = await this.store.claim({ scope, token, key, attempt, keepMs });
+    const call = { scope, token, key, attempt, keepMs };
+    const claim = header('only-if-known') === '?1' ? await this.look(call) : await this.store.claim(call);
     switch (claim.state) {
       case 'claimed': break;
-      case 'done': return { answer: claim.answer };
+      case 'done': return { answer: replayed(claim.answer) };
+      case 'unknown': return { answer: refusal(404, 'this app does not know what became of the run') };
       case 'running': return { answer: refusal(409, 'it runs already', { 'retry-after': '1' }) };
       case 'stale': return { answer: json(412, { token: claim.highest }) };
       case 'full': return { answer: refusal(503, 'too many runs at once', { 'retry-after': '5' }) };
       default: throw new Error(`the store answers with the state ${String(claim.state)}, which there is not`);
     }
-    const finish = async answer => {
+    const finish = async (answer, hasFailed) => {
       try {
-        await claim.finish(answer && kept(answer), keepMs);
+        await claim.finish(answer && kept(answer), keepMs, hasFailed);
       } catch (error) {
         // What happened has happened, and the agent is to know.
         this.report(error);
@@ -97,7 +99,13 @@ class Guard {
       await finish();
       return { answer: tooLate };
     }
-    return { run, done: finish, failed: () => finish() };
+    return { run, done: answer => finish(answer, false), failed: answer => finish(answer, true) };
+  }
+
+  /** What is known of a run that is not to begin: an agent that was started again asks what became of it. */
+  async look(call) {
+    // A store of the app's own need not know.
+    return typeof this.store.look === 'function' ? this.store.look(call) : { state: 'unknown' };
   }
 
   /** For how long a run is to be remembered. */
@@ -134,8 +142,9 @@ class Guard {
         return given;
       } catch (error) {
         this.report(error);
-        await failed();
-        return answerToError(error);
+        const given = answerToError(error);
+        await failed(given);
+        return given;
       }
     });
   }
@@ -193,10 +202,10 @@ class Guard {
         await next();
         given = koaAnswer(ctx);
       } catch (error) {
-        await failed();
+        await failed(koaAnswerToError(error));
         throw error;
       }
-      await (given ? done(given) : failed());
+      await (isDone(ctx) ? done(given) : failed(given));
     };
   }
 }
@@ -242,19 +251,31 @@ function giveKoa(ctx, { status, headers, body }) {
   for (const name of Object.keys(headers)) ctx.set(name, headers[name]);
 }
 
-/** What koa is about to answer; nothing if the agent will take it for a failure. `ctx.fail` of CabloyJS is a 200 too. */
+const isJson = body => body !== null && typeof body === 'object' && !Buffer.isBuffer(body) && typeof body.pipe !== 'function';
+
+/** Whether the agent will take what koa is about to answer for done. `ctx.fail` of CabloyJS is a 200 too. */
+function isDone({ status, body }) {
+  if (status < 200 || status > 299) return false;
+  return !(isJson(body) && body.code !== undefined && body.code !== null && body.code !== 0);
+}
+
+/** What koa is about to answer. */
 function koaAnswer(ctx) {
   const { status, body } = ctx;
-  if (status < 200 || status > 299) return undefined;
-  const isObject = body !== null && typeof body === 'object' && !Buffer.isBuffer(body) && typeof body.pipe !== 'function';
-  if (isObject && body.code !== undefined && body.code !== null && body.code !== 0) return undefined;
   const headers = {};
-  for (const name of ['content-type', 'location']) {
+  for (const name of ['content-type', 'location', 'retry-after']) {
     const value = ctx.response.get(name);
     if (value) headers[name] = value;
   }
-  const text = isObject ? JSON.stringify(body) : typeof body === 'string' || Buffer.isBuffer(body) ? String(body) : '';
+  const text = isJson(body) ? JSON.stringify(body) : typeof body === 'string' || Buffer.isBuffer(body) ? String(body) : '';
   return { status, headers, body: text };
+}
+
+/** What koa, or what the app has put before it, will make of an error, as far as the agent looks at it. */
+function koaAnswerToError(error) {
+  const { status, headers } = answerToError(error);
+  const own = error instanceof Error && Number.isInteger(error.status) && error.status >= 400 && error.status <= 599;
+  return refusal(own ? error.status : status, error instanceof Error ? error.message : String(error), headers);
 }
 
 /** See README.md for the options. */

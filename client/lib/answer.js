@@ -67,7 +67,10 @@ function kept(answer) {
   return Buffer.byteLength(answer.body) <= KEPT_BODY ? answer : Object.assign({}, answer, { body: '' });
 }
 
+/** As it was given before. */
+const replayed = answer => Object.assign({}, answer, { headers: Object.assign({}, answer.headers, { 'idempotent-replayed': 'true' }) });
+
 /** Whether the run goes on, and the agent has been told where to ask for it. */
 const isAccepted = answer => answer.status === 202 && answer.headers.location !== undefined;
 
-module.exports = { Accepted, Failure, answerTo, answerToError, isAccepted, json, kept, refusal };
+module.exports = { Accepted, Failure, answerTo, answerToError, isAccepted, json, kept, refusal, replayed };

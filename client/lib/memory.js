@@ -38,6 +38,7 @@ class MemoryStore {
     this.maxEntries = maxEntries;
     this.tokens = new Expiring(maxEntries);
     this.done = new Expiring(maxEntries);
+    this.failed = new Expiring(maxEntries);
     // These end when their handler does, and never before.
     this.running = new Set();
   }
@@ -54,11 +55,22 @@ class MemoryStore {
     if (this.running.size >= this.maxEntries) return { state: 'full' };
     this.done.delete(key);
     this.running.add(key);
-    const finish = async (answer, answerKeepMs) => {
+    this.failed.delete(key);
+    const finish = async (answer, answerKeepMs, failed = false) => {
       this.running.delete(key);
-      if (answer) this.done.set(key, { answer, attempt, until: now() + answerKeepMs });
+      if (answer) (failed ? this.failed : this.done).set(key, { answer, attempt, until: now() + answerKeepMs });
     };
     return { state: 'claimed', finish };
+  }
+
+  async look({ scope, token, key, attempt }) {
+    const highest = this.tokens.get(scope);
+    if (highest && (token === undefined || token < highest.token)) return { state: 'stale', highest: highest.token };
+    if (this.running.has(key)) return { state: 'running' };
+    const done = this.done.get(key);
+    if (done) return { state: 'done', answer: done.answer };
+    const failed = this.failed.get(key);
+    return failed && failed.attempt === attempt ? { state: 'done', answer: failed.answer } : { state: 'unknown' };
   }
 }
 

@@ -5,7 +5,8 @@ const crypto = require('crypto');
 const { checkFunction, checkNames, checkNumber, refuse } = require('./check');
 const { isAccepted } = require('./answer');
 
-// A run is a hash of who runs it and in which attempt, and then of the answer; `again` has the next attempt run anew.
+// A run is a hash of who runs it and in which attempt, and then of the answer; `again` has the next attempt run anew. One that
+// has failed has but `attempt` and `failed`: the answer, for those who only ask.
 
 /** KEYS: the scope's token, the run. ARGV: token or '', owner, attempt, lease and keep in milliseconds. */
 const CLAIM = `
@@ -34,14 +35,28 @@ redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'attempt', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1`;
 
-/** KEYS: the run. ARGV: owner, attempt, answer or '', keep, '1' for one that is to be run again by the next attempt. */
+/** KEYS: the scope's token, the run. ARGV: token or '', attempt. Changes nothing. */
+const LOOK = `
+local highest = redis.call('GET', KEYS[1])
+if highest and (ARGV[1] == '' or tonumber(ARGV[1]) < tonumber(highest)) then return {'stale', highest} end
+local run = redis.call('HMGET', KEYS[2], 'owner', 'attempt', 'answer', 'failed')
+if run[3] then return {'done', run[3]} end
+if run[1] then return {'running'} end
+if run[4] and tonumber(run[2]) == tonumber(ARGV[2]) then return {'done', run[4]} end
+return {'unknown'}`;
+
+/** KEYS: the run. ARGV: owner, attempt, answer or '', keep, 'again' for one that the next attempt is to run again, 'failed'. */
 const FINISH = `
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'attempt', ARGV[2], 'answer', ARGV[3])
-  if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'again', '1') end
+  if ARGV[5] == 'failed' then
+    redis.call('HSET', KEYS[1], 'attempt', ARGV[2], 'failed', ARGV[3])
+  else
+    redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'attempt', ARGV[2], 'answer', ARGV[3])
+  end
+  if ARGV[5] == 'again' then redis.call('HSET', KEYS[1], 'again', '1') end
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
 end
 return 1`;
@@ -71,16 +86,24 @@ class RedisStore {
       renewal = Promise.resolve(renewed).catch(() => undefined);
     }, this.leaseMs / 3);
     timer.unref();
-    const finish = async (answer, answerKeepMs) => {
+    const finish = async (answer, answerKeepMs, failed = false) => {
       clearInterval(timer);
       // One on its way would claim the run again after its end.
       await renewal;
       await this.client.eval(
         FINISH, 1, run, owner, String(attempt), answer ? JSON.stringify(answer) : '', String(answerKeepMs),
-        answer && isAccepted(answer) ? '1' : '',
+        failed ? 'failed' : answer && isAccepted(answer) ? 'again' : '',
       );
     };
     return { state, finish };
+  }
+
+  async look({ scope, token, key, attempt }) {
+    const [state, value] = await this.client.eval(
+      LOOK, 2, `${this.prefix}token:${scope}`, `${this.prefix}run:${key}`, token === undefined ? '' : String(token), String(attempt),
+    );
+    if (state === 'stale') return { state, highest: Number(value) };
+    return state === 'done' ? { state, answer: JSON.parse(value) } : { state };
   }
 }
 

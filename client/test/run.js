@@ -221,6 +221,9 @@ testStore('a lower token is refused with the highest, in its scope', async guard
   assert.deepStrictEqual(await entered(guard, headers({ id, token: big })), [412, big + 1], 'to the last digit');
 });
 
+/** As it is given to whoever comes later. */
+const replayed = answer => Object.assign({}, answer, { headers: Object.assign({}, answer.headers, { 'idempotent-replayed': 'true' }) });
+
 testStore('two calls at once with one key run once', async guard => {
   const id = fresh();
   const entries = await Promise.all(Array.from({ length: 20 }, () => guard.enter(headers({ id }), none)));
@@ -231,7 +234,7 @@ testStore('two calls at once with one key run once', async guard => {
   }
   await running[0].done(given);
   for (const attempt of [1, 2]) {
-    assert.deepStrictEqual((await guard.enter(headers({ id, attempt, token: 8 }), none)).answer, given);
+    assert.deepStrictEqual((await guard.enter(headers({ id, attempt, token: 8 }), none)).answer, replayed(given));
   }
 });
 
@@ -242,16 +245,45 @@ testStore('what failed may be tried again', async guard => {
   assert.strictEqual(again.run.attempt, 2);
 });
 
+testStore('a question tells what became of a run, and begins nothing', async guard => {
+  const ask = async (id, call = {}) => {
+    const { answer, run } = await guard.enter(headers(Object.assign({ id }, call), { 'only-if-known': '?1' }), none);
+    assert.strictEqual(run, undefined);
+    const { status, body, headers: { 'idempotent-replayed': again, 'retry-after': after } } = answer;
+    return [status, again === undefined ? after : again, body];
+  };
+  const nothing = [404, undefined, '{"message":"this app does not know what became of the run"}'];
+  const [ended, failed, unsaid] = [fresh(), fresh(), fresh()];
+  assert.deepStrictEqual(await ask(ended), nothing);
+  const first = await guard.enter(headers({ id: ended }), none);
+  assert.ok(first.run, 'the question has not taken the run');
+  assert.deepStrictEqual((await ask(ended)).slice(0, 2), [409, '1']);
+  await first.done(given);
+  assert.deepStrictEqual(await ask(ended), [200, 'true', 'kept']);
+  assert.deepStrictEqual(await ask(ended, { token: 6 }), [412, undefined, '{"token":7}']);
+
+  const answer = { status: 503, headers: {}, body: 'no' };
+  await (await guard.enter(headers({ id: failed, attempt: 2 }), none)).failed(answer);
+  assert.deepStrictEqual(await ask(failed, { attempt: 2 }), [503, 'true', 'no']);
+  assert.deepStrictEqual(await ask(failed, { attempt: 1 }), nothing, 'of that attempt nothing is known');
+  const again = await guard.enter(headers({ id: failed, attempt: 2 }), none);
+  assert.ok(again.run, 'what failed may be tried again by whoever does not only ask');
+  assert.strictEqual((await ask(failed, { attempt: 2 }))[0], 409);
+  await again.failed();
+  await (await guard.enter(headers({ id: unsaid }), none)).failed();
+  assert.deepStrictEqual(await ask(unsaid), nothing);
+});
+
 testStore('an accepted run is told of again, and begun anew by the next attempt', async guard => {
   const id = fresh();
   const answer = { status: 202, headers: { location: '/jobs/1' }, body: '' };
   await (await guard.enter(headers({ id }), none)).done(answer);
-  assert.deepStrictEqual((await guard.enter(headers({ id }), none)).answer, answer);
+  assert.deepStrictEqual((await guard.enter(headers({ id }), none)).answer, replayed(answer));
   const again = await guard.enter(headers({ id, attempt: 2 }), none);
   assert.strictEqual(again.run.attempt, 2);
   assert.strictEqual((await entered(guard, headers({ id, attempt: 2 })))[0], 409);
   await again.done(answer);
-  assert.deepStrictEqual((await guard.enter(headers({ id, attempt: 2 }), none)).answer, answer);
+  assert.deepStrictEqual((await guard.enter(headers({ id, attempt: 2 }), none)).answer, replayed(answer));
 });
 
 testStore('what is over is forgotten after the deadline and the margin', async (_, create) => {
@@ -267,7 +299,7 @@ testStore('what is over is forgotten after the deadline and the margin', async (
 testStore('a long body is not kept', async guard => {
   const id = fresh();
   await (await guard.enter(headers({ id }), none)).done({ status: 200, headers: {}, body: 'x'.repeat(5000) });
-  assert.deepStrictEqual((await guard.enter(headers({ id }), none)).answer, { status: 200, headers: {}, body: '' });
+  assert.deepStrictEqual((await guard.enter(headers({ id }), none)).answer, replayed({ status: 200, headers: {}, body: '' }));
 });
 
 test('the store in memory is bounded', async () => {
@@ -511,6 +543,10 @@ function testKoa(folder) {
           const [one, two] = [await send(port, url, call, body), await send(port, url, call, body)];
           assert.deepStrictEqual([two.status, two.body, two.headers.location], [one.status, one.body, one.headers.location]);
           assert.strictEqual(two.headers['content-type'], one.headers['content-type']);
+          // Who asks hears the same once more, though it has failed.
+          const asked = await send(port, url, Object.assign({ 'only-if-known': '?1' }, call), body);
+          const seen = ({ status, headers: { location, 'retry-after': after } }) => [status, location, after];
+          assert.deepStrictEqual([...seen(asked), asked.headers['idempotent-replayed']], [...seen(one), 'true']);
           return [one.status, one.body, count].concat(one.headers['retry-after'] || []);
         };
         assert.deepStrictEqual(await twice('/success'), [200, '{"code":0,"message":"Success","data":["nightly",{"word":"Übermut"}]}', 1]);
@@ -642,7 +678,7 @@ function testRedis(folder) {
     await first.failed();
     assert.strictEqual((await entered(one, headers({ id })))[0], 409, 'the claim is the other one’s');
     await second.done(given);
-    assert.deepStrictEqual((await one.enter(headers({ id }), none)).answer, given);
+    assert.deepStrictEqual((await one.enter(headers({ id }), none)).answer, replayed(given));
   });
 
   test(`a Redis that is down has calls tried again (ioredis ${version})`, async () => {
