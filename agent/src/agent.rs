@@ -21,7 +21,7 @@ use crate::reload::{self, Config, Places};
 use crate::server::{self, ListenError};
 use crate::shared::{Identity, Shared};
 use crate::signing::Signing;
-use crate::{export, gate, guard, health, warm_up};
+use crate::{export, gate, guard, health, resume, warm_up};
 
 /// How long a drain may take before it is answered all the same.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -93,6 +93,7 @@ impl Agent {
         parts.spawn(follow_files(Arc::clone(&shared), app, electors.clone(), end_election.clone(), end.clone()));
         parts.spawn(guard::presence::show_presence(Arc::clone(&shared), end.clone()));
         parts.spawn(guard::guard_schedules(Arc::clone(&shared), end.clone()));
+        parts.spawn(resume::ask_again(Arc::clone(&shared), calls.clone(), end.clone()));
         parts.spawn(lead(Arc::clone(&shared), drain.released.clone(), calls.clone(), end.clone()));
 
         stop.cancelled().await;

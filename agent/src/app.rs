@@ -44,6 +44,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The longest time that the app may have the agent wait before it asks again.
 const AGAIN_LIMIT: Duration = Duration::from_mins(1);
 
+/// Marks a question: the app says what became of the run, if it knows of it, and begins nothing.
+const ONLY_IF_KNOWN: &str = "only-if-known";
+
+/// Marks an answer that was given before, to the call itself.
+const REPLAYED: &str = "idempotent-replayed";
+
 /// The reason of an attempt that the app answers by a 404.
 pub(crate) const NOT_IN_THIS_VERSION: &str = "NotInThisVersion";
 
@@ -69,6 +75,8 @@ pub struct Call {
     pub attempt: u32,
     /// When the agent gives up.
     pub deadline: Timestamp,
+    /// An earlier process of the agent has made it: the app is asked what became of it, and begins nothing.
+    pub asks: bool,
     /// Where it stands in the trace of its run.
     pub context: Context,
     /// What is called.
@@ -256,9 +264,9 @@ impl App {
         Ok(Echo { status: response.status, outcome, worker: response.worker() })
     }
 
-    /// Makes a call and stays with it until the app is done. Each of its requests is signed with the keys that there
-    /// are by then.
-    pub async fn call(&self, call: &Call, target: &HttpTarget, signing: &watch::Receiver<Signing>) -> Called {
+    /// Makes a call and stays with it until the app is done; none if it is a question, and the app does not know the run.
+    /// Each of its requests is signed with the keys that there are by then.
+    pub async fn call(&self, call: &Call, target: &HttpTarget, signing: &watch::Receiver<Signing>) -> Option<Called> {
         let mut poll: Option<String> = None;
         let mut reached = false;
         loop {
@@ -269,17 +277,25 @@ impl App {
             let meaning = match answer {
                 // A poll that fails says nothing about the run.
                 Err(_) if poll.is_some() => Meaning::Running(AGAIN),
+                // Nor does a question.
+                Err(CallError::Connect { .. } | CallError::Unread(_) | CallError::Broken(_)) if call.asks => {
+                    Meaning::Running(AGAIN)
+                }
                 Err(error @ (CallError::Connect { .. } | CallError::Unread(_))) if !reached => {
                     Meaning::Over(not_reached(&error))
                 }
                 Err(error) => Meaning::Over(failed(&error)),
+                Ok(response) if call.asks && poll.is_none() => {
+                    read_recollection(self.generation, &response, Timestamp::now())?
+                }
                 Ok(response) => read_answer(self.generation, &response, poll.is_some(), Timestamp::now()),
             };
             reached = true;
             match meaning {
-                Meaning::Over(outcome) => return Called::by(outcome),
+                Meaning::Over(outcome) => return Some(Called::by(outcome)),
                 Meaning::Stale { highest, outcome } => {
-                    return Called { outcome, stale: highest.filter(|it| call.token.is_some_and(|token| *it > token)) };
+                    let stale = highest.filter(|it| call.token.is_some_and(|token| *it > token));
+                    return Some(Called { outcome, stale });
                 }
                 Meaning::Running(after) => tokio::time::sleep(after).await,
                 Meaning::Accepted { location, after } => {
@@ -395,7 +411,7 @@ fn is_unread(error: &hyper::Error, stream: &TcpStream) -> bool {
 
 /// The headers of a call: `CloudEvents` 1.0 in binary mode, and what makes a repeated call harmless.
 fn headers(call: &Call, target: &HttpTarget) -> Vec<(&'static str, String)> {
-    let Call { cluster, kind, name, time, token, attempt, deadline, context, .. } = call;
+    let Call { cluster, kind, name, time, token, attempt, deadline, asks, context, .. } = call;
     let id = call.id();
     let mut texts = vec![
         ("ce-specversion", "1.0".to_owned()),
@@ -413,6 +429,10 @@ fn headers(call: &Call, target: &HttpTarget) -> Vec<(&'static str, String)> {
     texts.extend(token.map(|token| ("fencing-token", token.to_string())));
     if target.body.is_some() {
         texts.push(("content-type", "application/json".to_owned()));
+    }
+    if *asks {
+        // A boolean of RFC 8941.
+        texts.push((ONLY_IF_KNOWN, "?1".to_owned()));
     }
     texts
 }
@@ -479,6 +499,22 @@ fn read_answer(generation: Generation, response: &Response, polled: bool, now: T
         (500..=599, _) => Meaning::Over(outcome(OutcomeKind::Failed, "ServerError")),
         (401 | 403, _) => Meaning::Over(outcome(OutcomeKind::Refused, "Forbidden")),
         _ => Meaning::Over(outcome(OutcomeKind::Refused, "Refused")),
+    }
+}
+
+/// What the answer to the question what became of a run means; none if it says nothing of it. Of all failures only those
+/// count that the app had answered to the call itself.
+fn read_recollection(generation: Generation, response: &Response, now: Timestamp) -> Option<Meaning> {
+    let replayed = response.headers.get(REPLAYED).is_some_and(|it| it.as_bytes() == b"true");
+    match response.status.as_u16() {
+        200..=299 | 409 => Some(read_answer(generation, response, false, now)),
+        _ if replayed => Some(read_answer(generation, response, false, now)),
+        // It cannot say just now.
+        429 | 503 => {
+            let after = retry_after(&response.headers, now).unwrap_or(AGAIN);
+            Some(Meaning::Running(after.min(AGAIN_LIMIT)))
+        }
+        _ => None,
     }
 }
 
@@ -615,6 +651,29 @@ mod tests {
     }
 
     #[test]
+    fn a_question_is_answered_by_what_was_answered_before_or_not_at_all() {
+        let read = |status, headers: &[(&'static str, &str)]| {
+            read_recollection(Generation::V4, &response(status, headers, &json!(null)), now())
+        };
+        let kind = |meaning| match meaning {
+            Some(Meaning::Over(outcome) | Meaning::Stale { outcome, .. }) => Some(outcome.kind),
+            _ => None,
+        };
+        let again = ("idempotent-replayed", "true");
+        assert_eq!(kind(read(200, &[])), Some(OutcomeKind::Done));
+        assert_eq!(kind(read(500, &[again])), Some(OutcomeKind::Failed), "as it failed then");
+        assert_eq!(kind(read(503, &[again])), Some(OutcomeKind::Failed));
+        assert_eq!(kind(read(410, &[again])), Some(OutcomeKind::Disabled));
+        assert_eq!(read(409, &[]), Some(Meaning::Running(AGAIN)));
+        assert_eq!(read(503, &[("retry-after", "7")]), Some(Meaning::Running(Duration::from_secs(7))));
+        let accepted = Meaning::Accepted { location: "/jobs/7".into(), after: AGAIN };
+        assert_eq!(read(202, &[("location", "/jobs/7")]), Some(accepted));
+        for status in [302, 401, 404, 410, 412, 500, 504] {
+            assert_eq!(read(status, &[]), None, "{status} says nothing of the run");
+        }
+    }
+
+    #[test]
     fn a_stale_token_tells_the_highest() {
         for body in [json!(42), json!({"token": 42})] {
             match read_answer(Generation::V4, &response(412, &[], &body), false, now()) {
@@ -626,7 +685,12 @@ mod tests {
 
     #[test]
     fn the_headers_are_as_documented() {
-        let target = HttpTarget { path: "/run".into(), method: Method::Post, body: Some(json!({"a": 1})) };
+        let target = HttpTarget {
+            path: "/run".into(),
+            method: Method::Post,
+            body: Some(json!({"a": 1})),
+            remembers_runs: false,
+        };
         let call = Call {
             cluster: "prod/shop".into(),
             kind: "schedule",
@@ -636,6 +700,7 @@ mod tests {
             token: Some(7),
             attempt: 2,
             deadline: "2026-11-23T03:05:00Z".parse().unwrap(),
+            asks: false,
             context: Context { trace: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef, span: 0xab, sampled: true },
             target: Target::Http(target.clone()),
         };
@@ -653,6 +718,10 @@ mod tests {
         ] {
             assert_eq!(headers.get(name).unwrap(), value, "{name}");
         }
+        assert_eq!(headers.get(ONLY_IF_KNOWN), None);
+        let question = header_map(self::headers(&Call { asks: true, ..call }, &target)).unwrap();
+        assert_eq!(question.get(ONLY_IF_KNOWN).unwrap(), "?1");
+        assert_eq!(question.len(), headers.len() + 1, "and the rest as it was");
     }
 
     #[test]
@@ -663,7 +732,7 @@ mod tests {
 
     async fn called(port: u16) -> Outcome {
         let app = App { generation: Generation::Generic, port, health: Health::Tcp {} };
-        let target = HttpTarget { path: "/tick".into(), method: Method::Post, body: None };
+        let target = HttpTarget { path: "/tick".into(), method: Method::Post, body: None, remembers_runs: false };
         let call = Call {
             cluster: "prod/shop".into(),
             kind: "schedule",
@@ -673,10 +742,11 @@ mod tests {
             token: Some(1),
             attempt: 1,
             deadline: crate::runs::plus(Timestamp::now(), Duration::from_secs(20)),
+            asks: false,
             context: Context { trace: 1, span: 1, sampled: false },
             target: Target::Http(target.clone()),
         };
-        app.call(&call, &target, &watch::channel(Signing::default()).1).await.outcome
+        app.call(&call, &target, &watch::channel(Signing::default()).1).await.unwrap().outcome
     }
 
     #[tokio::test]

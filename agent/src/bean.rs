@@ -19,7 +19,7 @@ const NO_MODULE: [&str; 2] = [
 pub fn request(target: &BeanTarget) -> HttpTarget {
     let BeanTarget { path, module, name, data, instances } = target;
     let body = json!({"module": module, "name": name, "data": data, "instances": instances});
-    HttpTarget { path: path.clone(), method: Method::Post, body: Some(body) }
+    HttpTarget { path: path.clone(), method: Method::Post, body: Some(body), remembers_runs: true }
 }
 
 /// What comes of it. The module never answers 404: who does so is an app without it, or with its route elsewhere.

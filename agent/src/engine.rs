@@ -89,7 +89,8 @@ impl Engine {
         let known = done.borrow_and_update().clone();
         let (mut core, actions) = {
             let Identity { pod, uid, place, .. } = engine.shared.identity.clone();
-            let nonces = uuid::Uuid::new_v4().simple().to_string();
+            // A process leads under a token once.
+            let nonces = format!("{}-{}", engine.shared.process, engine.term.token());
             let (config, file) = (Config { pod, uid, place, nonces, rules: Rules::default() }, engine.file());
             engine
                 .term
@@ -289,7 +290,7 @@ impl Caller {
             if called.stale.is_none() {
                 note(Some(outcome.kind), outcome.at);
             }
-            let recorded = this.record(Recording::of_call(id.clone(), &attempt, &outcome)).await;
+            let recorded = this.record(&Recording::of_call(id.clone(), &attempt, &outcome)).await;
             shared.traces.recorded(&call, &nonce, outcome.at..this.now(), recorded);
             shared.close_call(&nonce);
             this.say(Ended { id, nonce, outcome: Some(outcome) });
@@ -301,7 +302,7 @@ impl Caller {
         let caller = self.clone();
         self.tasks.spawn(async move {
             let outcome = Outcome::cancelled(caller.now());
-            caller.record(Recording::of_cancelled(id, &attempt, &outcome)).await;
+            caller.record(&Recording::of_cancelled(id, &attempt, &outcome)).await;
         });
     }
 
@@ -309,23 +310,13 @@ impl Caller {
     fn disown(&self, id: String, attempt: Attempt) {
         let caller = self.clone();
         self.tasks.spawn(async move {
-            caller.record(Recording::of_disowned(id, &attempt, caller.now())).await;
+            caller.record(&Recording::of_disowned(id, &attempt, caller.now())).await;
         });
     }
 
     /// Records how an attempt ended; whether it is recorded.
-    async fn record(&self, recording: Recording) -> bool {
-        loop {
-            let answer = self.ledger.finish(&recording.id, recording.result.clone()).await;
-            match recording.after(answer, self.now()) {
-                After::Recorded => return true,
-                After::Again(pause) => tokio::time::sleep(pause).await,
-                After::GivenUp(error) => {
-                    tracing::warn!(id = recording.id, %error, "the result is not recorded");
-                    return false;
-                }
-            }
-        }
+    async fn record(&self, recording: &Recording) -> bool {
+        record(&self.ledger, recording, || self.now()).await
     }
 
     fn now(&self) -> Timestamp {
@@ -338,9 +329,24 @@ impl Caller {
     }
 }
 
+/// Records how an attempt ended, leading or not; whether it is recorded.
+pub(crate) async fn record(ledger: &Ledger, recording: &Recording, now: impl Fn() -> Timestamp) -> bool {
+    loop {
+        let answer = ledger.finish(&recording.id, recording.result.clone()).await;
+        match recording.after(answer, now()) {
+            After::Recorded => return true,
+            After::Again(pause) => tokio::time::sleep(pause).await,
+            After::GivenUp(error) => {
+                tracing::warn!(id = recording.id, %error, "the result is not recorded");
+                return false;
+            }
+        }
+    }
+}
+
 /// A call as the app is told of it, under this token; none for a task that is each pod's own.
 pub(crate) fn call(shared: &Shared, loaded: &Loaded, start: Start, token: Option<u64>) -> Call {
-    let Start { kind, name, run, time, attempt, target, .. } = start;
+    let Start { kind, name, run, time, attempt, asks, target, .. } = start;
     let cluster = &loaded.file.cluster;
     Call {
         context: shared.traces.context(cluster, &name, &run, &attempt.nonce),
@@ -355,6 +361,7 @@ pub(crate) fn call(shared: &Shared, loaded: &Loaded, start: Start, token: Option
         token,
         attempt: attempt.number,
         deadline: attempt.deadline,
+        asks,
         target,
     }
 }

@@ -6,6 +6,7 @@
 //! * [`files`] and [`reload`]: what the agent works by.
 //! * [`engine`] and [`gate`]: what is run, on the leader and on each pod; what is due and what comes next is decided by the
 //!   crate `cabloy-engine`, whose [`schedule`], [`startup`] and [`runs`] are used all over.
+//! * [`resume`]: what an agent before this one in the pod has called, and the app is asked about.
 //! * [`target`]: what is called; [`app`], [`bean`], [`signing`] and [`health`]: calls to the app; [`aside`]: when its failures let
 //!   another pod lead; [`queue`], [`broadcast`] and [`roles`]: what goes to the app through Redis.
 //! * [`warm_up`]: first requests to the app's worker processes, for which apps of `CabloyJS` 4 wait.
@@ -35,6 +36,7 @@ pub mod masters;
 pub mod metrics;
 pub mod queue;
 pub mod reload;
+pub mod resume;
 pub mod roles;
 pub mod server;
 pub mod shared;

@@ -51,6 +51,8 @@ pub struct Identity {
 pub struct Shared {
     /// Who the agent is.
     pub identity: Identity,
+    /// Names the process: what all nonces of its claims begin with.
+    pub process: String,
     /// The files; written by [`crate::reload`].
     pub config: watch::Receiver<Config>,
     /// What calls are signed with; written by [`crate::reload`].
@@ -108,6 +110,7 @@ impl Shared {
         let traces = Traces::new(config.clone(), identity.uid.clone(), metrics.spans.clone());
         Arc::new(Self {
             identity,
+            process: uuid::Uuid::new_v4().simple().to_string(),
             config,
             signing,
             app,

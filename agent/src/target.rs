@@ -35,14 +35,15 @@ pub struct Ways<'a> {
     pub signing: &'a watch::Receiver<Signing>,
 }
 
-/// Makes a call and stays with it until it is done; none if that takes longer than what is `left` before the deadline.
+/// Makes a call and stays with it until it is done; none if that takes longer than what is `left` before the deadline, or
+/// if it is a question that nobody can answer.
 pub async fn call(ways: &Ways<'_>, call: &Call, left: Duration) -> Option<Called> {
     let called = async {
-        match &call.target {
-            Target::Http(http) => App::new(&ways.loaded.file.app).call(call, http, ways.signing).await,
+        Some(match &call.target {
+            Target::Http(http) => App::new(&ways.loaded.file.app).call(call, http, ways.signing).await?,
             Target::Bean(bean) => {
                 let app = App::new(&ways.loaded.file.app);
-                bean::explained(app.call(call, &bean::request(bean), ways.signing).await, bean)
+                bean::explained(app.call(call, &bean::request(bean), ways.signing).await?, bean)
             }
             Target::Queue(queue) => Called::by(add(ways, call, queue, left).await),
             Target::Broadcast(broadcast) => Called::by(publish(ways, call, broadcast).await),
@@ -50,9 +51,9 @@ pub async fn call(ways: &Ways<'_>, call: &Call, left: Duration) -> Option<Called
                 Ok(_) => ended(OutcomeKind::Done, "", ""),
                 Err(outcome) => outcome,
             }),
-        }
+        })
     };
-    timeout(left, called).await.ok()
+    timeout(left, called).await.ok().flatten()
 }
 
 async fn add(ways: &Ways<'_>, call: &Call, target: &QueueTarget, left: Duration) -> Outcome {

@@ -14,7 +14,7 @@ use cabloy_tests::redis::{Redis, free_port};
 use cabloy_tests::{npm, wait};
 use serde::Deserialize;
 use serde_json::json;
-use stage::{Agent, SOON, Stage, get, schedule};
+use stage::{Agent, SOON, Stage, Start, get, schedule};
 
 const KEYS: [&str; 2] = ["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"];
 
@@ -59,6 +59,8 @@ struct Call {
     key: String,
     attempt: u32,
     token: u64,
+    /// It was asked what became of the run.
+    asks: bool,
     /// As the app answered.
     status: u16,
 }
@@ -96,9 +98,14 @@ impl App {
 
 /// An agent that signs with the first key, beside `app`.
 fn start_agent(stage: &Stage, app: &App) -> Agent {
+    with_key(stage, stage.agent_beside("a", app.port)).start()
+}
+
+/// One that signs with the first key.
+fn with_key<'a>(stage: &Stage, agent: Start<'a>) -> Start<'a> {
     let key_file = stage.dir().join("key-of-the-agent");
     std::fs::write(&key_file, KEYS[0]).unwrap();
-    stage.agent_beside("a", app.port).signing_key(&key_file).start()
+    agent.signing_key(&key_file)
 }
 
 /// The first result of a schedule that is as `enough` wants it.
@@ -197,4 +204,33 @@ async fn the_token_that_the_client_has_seen_is_where_the_agent_goes_on() {
     assert_eq!(calls.iter().map(|call| call.status).collect::<Vec<_>>(), [412, 200], "{calls:?}");
     assert!(calls[1].token > calls[0].token + 1000, "{calls:?}");
     assert_eq!(seen.ran[calls[0].key.trim_matches('"')], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_tells_an_agent_that_was_started_again_what_became_of_a_run() {
+    let stage = Stage::new(1);
+    let app = App::start(stage.dir(), KEYS[0]);
+    stage.files.edit(|file| {
+        let mut schedule = schedule("held", 1_000);
+        schedule["timeoutMs"] = json!(600_000);
+        schedule["target"]["http"]["remembersRuns"] = json!(true);
+        file["schedules"] = json!([schedule]);
+    });
+    let uid = "5e1f";
+    let killed = with_key(&stage, stage.agent_beside("a", app.port)).uid(uid).start();
+    let key = wait::until("the app to begin the run", SOON, async || app.seen().await.ran.into_keys().next()).await;
+    killed.kill();
+    let agent = with_key(&stage, stage.agent_again("a", app.port)).uid(uid).start();
+    // It goes on, and says so.
+    wait::until("the app to be asked", SOON, async || app.seen().await.calls.iter().any(|call| call.asks)).await;
+    get(app.port, "/release").await.unwrap();
+    let result = result(&agent, "held", |result| key.ends_with(&result.tick.to_string())).await;
+    assert_eq!((result.verdict, result.attempts), (Verdict::Done, 1), "long before the deadline: {result:?}");
+    let seen = app.seen().await;
+    assert_eq!(seen.ran[&key], 1, "{seen:?}");
+    let questions: Vec<_> = calls(&seen, "held", &result).into_iter().filter(|call| call.asks).collect();
+    assert!(questions.iter().all(|call| call.attempt == 1), "{questions:?}");
+    let statuses: Vec<_> = questions.iter().map(|call| call.status).collect();
+    let (last, before) = statuses.split_last().unwrap();
+    assert!(*last == 200 && !before.is_empty() && before.iter().all(|status| *status == 409), "{statuses:?}");
 }

@@ -188,6 +188,7 @@ impl Sender {
             token: Some(1),
             attempt,
             deadline: Timestamp::now(),
+            asks: false,
             context: cabloy_agent::traces::Context { trace: 1, span: 1, sampled: false },
             target: self.loaded.file.schedules[0].target.clone(),
         };

@@ -351,6 +351,18 @@ pub enum Target {
 }
 
 impl Target {
+    /// Whether what is called remembers runs by their key, so that it can be asked again for one without beginning it again:
+    /// an app says so, the integration module does, a job can be in its queue only once, and a process that is warm is
+    /// warm. A broadcast would be heard twice.
+    #[must_use]
+    pub fn remembers_runs(&self) -> bool {
+        match self {
+            Self::Http(http) => http.remembers_runs,
+            Self::Bean(_) | Self::Queue(_) | Self::WarmUp(_) => true,
+            Self::Broadcast(_) => false,
+        }
+    }
+
     /// The role whose Redis it goes through; none if it goes to the app itself.
     #[must_use]
     pub fn role(&self) -> Option<&str> {
@@ -373,6 +385,9 @@ pub struct HttpTarget {
     /// The request's JSON body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
+    /// The app remembers runs by their key, and answers the question what became of one without beginning it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remembers_runs: bool,
 }
 
 /// A bean of the app, which the integration module in the app runs.

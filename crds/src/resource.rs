@@ -685,6 +685,11 @@ pub struct HttpTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_schema")]
     pub body: Option<Value>,
+    /// The app remembers runs by Idempotency-Key, and answers a request with Only-If-Known without beginning anything, as
+    /// routes do that client/ guards. Then an agent that was started again asks it what became of a run that goes on,
+    /// instead of waiting for its deadline. false if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remembers_runs: Option<bool>,
 }
 
 /// A bean of the app: the integration module, which the app must have, runs it in the pod of the leader.

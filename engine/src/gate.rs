@@ -164,6 +164,8 @@ fn start(task: &Task, uid: &str, attempt: Attempt, now: Timestamp) -> Start {
         time: now,
         attempt,
         lateness: None,
+        // It is called again, by the same key: it has to be done in this life of the agent.
+        asks: false,
         target: task.startup.target.clone(),
     }
 }

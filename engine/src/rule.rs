@@ -28,6 +28,12 @@ pub enum Rule {
     /// The operator's word on a pod is about what the pod had claimed until then.
     EndedSince,
 
+    // Of what an earlier process of the agent has called.
+    /// Only an app that remembers runs is asked what became of one.
+    AskWhoRemembers,
+    /// It is asked, and not called: what it has forgotten it does not begin again.
+    AskOnly,
+
     // Of schedules.
     /// No tick is run before it is due by the masters' time.
     Due,
@@ -71,6 +77,8 @@ impl Rule {
         Self::RecordAlways,
         Self::NewestKnown,
         Self::EndedSince,
+        Self::AskWhoRemembers,
+        Self::AskOnly,
         Self::Due,
         Self::LowWater,
         Self::MemoryFirst,

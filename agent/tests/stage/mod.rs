@@ -143,6 +143,8 @@ async fn app(State((apps, agent)): State<(Arc<Apps>, String)>, request: Request)
         };
         apps.calls.send_modify(|calls| calls.push(call));
     }
+    // How a question what became of a run is answered is said apart.
+    let path = if request.headers().contains_key("only-if-known") { format!("?{path}") } else { path };
     let mut changes = apps.answers.subscribe();
     loop {
         changes.mark_unchanged();
@@ -206,9 +208,13 @@ impl Files {
         state.write();
     }
 
+    fn dir(&self, name: &str) -> PathBuf {
+        self.0.lock().unwrap().root.join(name)
+    }
+
     fn add(&self, name: &str, port: u16) -> PathBuf {
+        let dir = self.dir(name);
         let mut state = self.0.lock().unwrap();
-        let dir = state.root.join(name);
         state.agents.push((dir.clone(), port));
         state.write();
         dir
@@ -281,7 +287,7 @@ impl Stage {
         self.dir.path()
     }
 
-    /// How all apps answer `path` from now on.
+    /// How all apps answer `path` from now on; with a question mark before it, the question what became of a run.
     pub fn answer(&self, path: &str, answer: Answer) {
         self.apps.answers.send_modify(|answers| _ = answers.insert((None, path.to_owned()), answer));
     }
@@ -321,6 +327,12 @@ impl Stage {
         self.agent_beside(name, port)
     }
 
+    /// An agent in the place of one that has ended: its files, and its app.
+    pub fn agent_again(&self, name: &str, app_port: u16) -> Start<'_> {
+        let config = self.files.dir(name);
+        Start { stage: self, name: name.to_owned(), app_port, config, args: vec![] }
+    }
+
     /// An agent with an app that listens there, to be started.
     pub fn agent_beside(&self, name: &str, app_port: u16) -> Start<'_> {
         let config = self.files.add(name, app_port);
@@ -341,6 +353,12 @@ impl Start<'_> {
     /// In a pod of the revision with that hash.
     pub fn pod(mut self, hash: &str) -> Self {
         self.args.extend(["--pod-name".into(), self.name.clone(), "--pod-hash".into(), hash.into()]);
+        self
+    }
+
+    /// In the pod with that UID.
+    pub fn uid(mut self, uid: &str) -> Self {
+        self.args.extend(["--pod-uid".into(), uid.into()]);
         self
     }
 

@@ -187,6 +187,7 @@ impl Core {
                     time,
                     attempt,
                     lateness: first.map(|tick| between(line.due(tick), now)),
+                    asks: false,
                     target: line.schedule().target.clone(),
                 }
             }
@@ -200,6 +201,7 @@ impl Core {
                     time: now,
                     attempt,
                     lateness: None,
+                    asks: false,
                     target: task.startup.target.clone(),
                 }
             }

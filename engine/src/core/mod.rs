@@ -155,6 +155,9 @@ pub struct Start {
     pub attempt: Attempt,
     /// How late a tick's first attempt is.
     pub lateness: Option<Duration>,
+    /// It was made before, by a process of the agent that has ended: the app is asked what became of it, and begins
+    /// nothing.
+    pub asks: bool,
     /// What is called.
     pub target: Target,
 }

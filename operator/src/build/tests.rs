@@ -78,7 +78,7 @@ fn everything() -> Value {
         "schedules": [{
             "name": "nightly-report", "cron": "0 3 * * *", "timeZone": "Asia/Shanghai", "jitter": "5s", "timeout": "10m",
             "retry": { "limit": 3 },
-            "target": { "http": { "path": "/api/shop/report/nightly", "body": { "full": true } } },
+            "target": { "http": { "path": "/api/shop/report/nightly", "body": { "full": true }, "remembersRuns": true } },
         }, {
             "name": "render", "every": "1h",
             "target": { "queue": {

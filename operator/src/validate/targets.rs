@@ -83,7 +83,7 @@ fn check_one<'a>(target: &'a Target, field: &impl Field, refusals: &mut Vec<Refu
 }
 
 fn resolve_http(http: &HttpTarget, field: &impl Field, refusals: &mut Vec<Refusal>) -> files::Target {
-    let HttpTarget { path, method, body } = http;
+    let HttpTarget { path, method, body, remembers_runs } = http;
     if !is_path(path) {
         refusals.push(Refusal::invalid(
             field("target.http.path"),
@@ -94,6 +94,7 @@ fn resolve_http(http: &HttpTarget, field: &impl Field, refusals: &mut Vec<Refusa
         path: path.clone(),
         method: method.unwrap_or_default(),
         body: body.clone(),
+        remembers_runs: remembers_runs.unwrap_or_default(),
     })
 }
 

@@ -82,7 +82,7 @@ pub(crate) fn revision(number: u64, startups: &[Startup]) -> Revision {
 }
 
 fn target() -> Target {
-    Target::Http(HttpTarget { path: "/".to_owned(), method: Method::Post, body: None })
+    Target::Http(HttpTarget { path: "/".to_owned(), method: Method::Post, body: None, remembers_runs: false })
 }
 
 fn schedule(number: u64, ttl_ms: u64, dice: &mut Dice) -> Schedule {
