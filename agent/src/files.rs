@@ -302,10 +302,10 @@ fn check_guard(guard: &Guard) -> Vec<Wrong> {
         (
             !queue.starts_with("||") || queue.contains(':'),
             ".queue",
-            "write what comes after the instance in the name of a queue of schedules: ||a-base||schedule",
+            "write what comes after the instance in the name of a queue of schedules: ||a-base||schedule, or in Vona ||a-schedule.queue.schedule",
         ),
         (
-            !startups.keys.contains(":a-base:startupDebounce:"),
+            !startups.keys.contains("startupDebounce:"),
             ".startups.keys",
             "write a pattern of the keys of startup flags, such as cache_shop:*:a-base:startupDebounce:*",
         ),

@@ -1,43 +1,81 @@
-//! Schedules that the guard puts back, as the `BullMQ` of `CabloyJS` 4 itself adds, lists and runs them.
+//! Schedules that the guard puts back, as the `BullMQ` of `CabloyJS` 4, and that of Vona, itself adds, lists and runs them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use cabloy_agent::guard::memory::Memory;
+use cabloy_agent::guard::dialect::Dialect;
+use cabloy_agent::guard::memory::{Memory, Seen};
 use cabloy_agent::guard::repeat::{Found, Job};
 use cabloy_agent::guard::store::{Keys, PutBack, Store};
 use cabloy_crds::files::Guard;
+use cabloy_crds::vocabulary::Generation;
 use cabloy_tests::npm;
 use cabloy_tests::process::{bound, spawn};
 use cabloy_tests::redis::Redis;
-use cabloy_tests::require;
+use cabloy_tests::{require, wait};
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 
-const QUEUE: &str = "-||a-base||schedule";
-const PREFIX: &str = "bull_shop:queue:-||a-base||schedule:";
+/// How an app of each generation keeps its schedules.
+const V4: Kind = Kind { generation: Generation::V4, name: "v4", queue: "-||a-base||schedule", waits: "cmd=brpoplpush" };
+const VONA: Kind =
+    Kind { generation: Generation::Vona, name: "vona", queue: "-||a-schedule.queue.schedule", waits: "cmd=bzpopmin" };
+
+#[derive(Clone, Copy)]
+struct Kind {
+    generation: Generation,
+    name: &'static str,
+    queue: &'static str,
+    /// What an idle worker does.
+    waits: &'static str,
+}
+
+impl Kind {
+    fn dialect(self) -> Dialect {
+        Dialect::of(self.generation)
+    }
+
+    fn store(self, token: u64) -> Store {
+        let guard: Guard = serde_json::from_value(json!({
+            "role": "queue", "prefix": "bull_shop:queue", "queue": &self.queue[1..],
+            "startups": {"role": "cache", "keys": "cache_shop:*:a-base:startupDebounce:*"},
+        }))
+        .unwrap();
+        Store::new(Keys::new(&guard, self.generation), token)
+    }
+
+    fn next_job(self, found: &Found) -> Job {
+        let now = Timestamp::now().as_millisecond();
+        found.template.job(self.dialect(), found.template.next_after(now, None).unwrap(), now).unwrap()
+    }
+}
 
 /// `BullMQ` and the guard at one queue.
 struct Bench {
+    kind: Kind,
     server: Redis,
     connection: MultiplexedConnection,
     store: Store,
 }
 
 impl Bench {
-    async fn new() -> Self {
+    async fn new(kind: Kind) -> Self {
         let server = Redis::start();
         let client = redis::Client::open(format!("redis://{}/", server.addr())).unwrap();
         let connection = client.get_multiplexed_async_connection().await.unwrap();
-        Self { server, connection, store: store(7) }
+        Self { kind, server, connection, store: kind.store(7) }
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut node = bound("node");
-        node.arg(npm::fixture("cabloyjs").join("repeat.mjs")).arg(self.server.addr().port().to_string()).args(args);
+        node.arg(npm::fixture("cabloyjs").join("repeat.mjs"))
+            .arg(self.kind.name)
+            .arg(self.server.addr().port().to_string())
+            .args(args);
         node.env("NODE_PATH", npm::modules("cabloyjs"));
         node
     }
@@ -49,38 +87,49 @@ impl Bench {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// What the guard sees of the queue, all that was added since it last looked so with it.
+    async fn look(&mut self) -> Seen {
+        let mut seen = self.store.look(&mut self.connection, &Memory::default(), Some(0)).await.unwrap();
+        seen.queues.remove(self.kind.queue).unwrap()
+    }
+
+    /// The job that was last added.
+    async fn added(&mut self) -> Found {
+        self.look().await.added.pop().unwrap().found.unwrap()
+    }
+
     /// What the guard finds of the schedules that are there.
     async fn find(&mut self) -> Vec<Found> {
         let seen = self.store.look(&mut self.connection, &Memory::default(), None).await.unwrap();
-        seen.queues[QUEUE].found.clone()
+        seen.queues[self.kind.queue].found.clone()
     }
 
     async fn put_back(&mut self, found: &Found, job: &Job) -> PutBack {
         let now = Timestamp::now().as_millisecond();
-        self.store.put_back(&mut self.connection, QUEUE, &found.key, &found.template, job, now).await.unwrap()
+        self.store.put_back(&mut self.connection, self.kind.queue, &found.key, &found.template, job, now).await.unwrap()
     }
 
+    fn key(&self, name: &str) -> String {
+        format!("bull_shop:queue:{}:{name}", self.kind.queue)
+    }
+
+    /// A job, or another hash.
     fn job(&self, id: &str) -> BTreeMap<String, String> {
-        self.server.run(&["HGETALL", &format!("{PREFIX}{id}")])
+        self.server.run(&["HGETALL", &self.key(id)])
     }
 
     fn delayed(&self) -> Vec<String> {
-        self.server.run(&["ZRANGE", &format!("{PREFIX}delayed"), "0", "-1"])
+        self.server.run(&["ZRANGE", &self.key("delayed"), "0", "-1"])
     }
-}
 
-fn store(token: u64) -> Store {
-    let guard: Guard = serde_json::from_value(json!({
-        "role": "queue", "prefix": "bull_shop:queue", "queue": "||a-base||schedule",
-        "startups": {"role": "cache", "keys": "cache_shop:*:a-base:startupDebounce:*"},
-    }))
-    .unwrap();
-    Store::new(Keys::new(&guard), token)
-}
-
-fn next_job(found: &Found) -> Job {
-    let now = Timestamp::now().as_millisecond();
-    found.template.job(found.template.next_after(now).unwrap(), now).unwrap()
+    /// Waits until a worker has nothing to do: only such a one waits so.
+    async fn until_idle(&self) {
+        wait::until("the worker to wait", Duration::from_mins(1), async || {
+            let clients: String = self.server.run(&["CLIENT", "LIST"]);
+            clients.contains(self.kind.waits)
+        })
+        .await;
+    }
 }
 
 /// A worker of `BullMQ`, and what it does.
@@ -107,7 +156,7 @@ impl Drop for Worker {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_put_back_is_as_bullmq_adds_it() {
     require!(npm::found());
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(V4).await;
     for repeat in [r#"{"every":3600000}"#, r#"{"cron":"0 3 * * *","tz":"Asia/Shanghai"}"#] {
         let id = bench.bullmq(&["add", ".shop.nightly", repeat]);
         let (id, listed) = (id.as_str().unwrap(), bench.bullmq(&["list"]));
@@ -116,22 +165,11 @@ async fn what_is_put_back_is_as_bullmq_adds_it() {
         bench.bullmq(&["remove", &found.key]);
         assert_eq!((bench.bullmq(&["list"]), bench.delayed()), (json!([]), vec![]));
 
-        let job = next_job(&found);
+        let job = bench.kind.next_job(&found);
         assert_eq!(job.id, id, "the tick that BullMQ would have taken");
         assert_eq!(bench.put_back(&found, &job).await, PutBack::Done);
         assert_eq!((bench.bullmq(&["list"]), bench.delayed()), (listed, vec![id.to_owned()]));
         let ours = bench.job(id);
-        let essence = |job: &BTreeMap<String, String>| {
-            let mut job = job.clone();
-            let mut options: Value = serde_json::from_str(&job.remove("opts").unwrap()).unwrap();
-            for own in ["delay", "timestamp"] {
-                options.as_object_mut().unwrap().remove(own);
-                job.remove(own);
-            }
-            // It is the next of its kind.
-            options["repeat"].as_object_mut().unwrap().remove("count");
-            (job, options)
-        };
         assert_eq!(essence(&ours), essence(&theirs), "{repeat}");
         // What BullMQ adds is what is there.
         assert_eq!(bench.bullmq(&["add", ".shop.nightly", repeat]), json!(id));
@@ -141,71 +179,157 @@ async fn what_is_put_back_is_as_bullmq_adds_it() {
     }
 }
 
+/// A job or a schedule, less what is of the moment that it was made at.
+fn essence(hash: &BTreeMap<String, String>) -> (BTreeMap<String, String>, Value) {
+    let mut hash = hash.clone();
+    let mut options: Value = hash.remove("opts").map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
+    for own in ["delay", "timestamp", "ic"] {
+        hash.remove(own);
+        options.as_object_mut().unwrap().remove(own);
+    }
+    options["repeat"].as_object_mut().map(|repeat| repeat.remove("count"));
+    (hash, options)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_back_is_as_the_bullmq_of_vona_adds_it() {
+    require!(npm::found());
+    let mut bench = Bench::new(VONA).await;
+    let name = ".shop.schedule.nightly";
+    for repeat in [
+        r#"{"every":3600000}"#,
+        r#"{"pattern":"0 3 * * *","tz":"Asia/Shanghai"}"#,
+        r#"{"pattern":"0 3 * * *","limit":5,"endDate":"2100-01-01T00:00:00.000Z"}"#,
+    ] {
+        let id = bench.bullmq(&["add", name, repeat]);
+        let (id, listed) = (id.as_str().unwrap(), bench.bullmq(&["list"]));
+        let (theirs, schedule) = (bench.job(id), bench.job(&format!("repeat:{name}")));
+        let seen = bench.look().await;
+        let found = seen.added.last().unwrap().found.clone().unwrap();
+        let tick = id.rsplit_once(':').unwrap().1.parse().unwrap();
+        assert_eq!(seen.schedules.get(&found.key), Some(&tick), "{repeat}: {:?}", seen.schedules);
+        bench.bullmq(&["remove", name]);
+        assert_eq!(bench.bullmq(&["list"]), json!([]));
+
+        // An `every` has begun at once, and that job is still there.
+        let now = Timestamp::now().as_millisecond();
+        let next = if tick > now { tick } else { found.template.next_after(now, Some(tick)).unwrap() };
+        let job = found.template.job(bench.kind.dialect(), next, now).unwrap();
+        assert_eq!(bench.put_back(&found, &job).await, PutBack::Done);
+        assert_eq!(bench.delayed(), std::slice::from_ref(&job.id));
+        assert_eq!(essence(&bench.job(&format!("repeat:{name}"))), essence(&schedule), "{repeat}");
+        let mut wanted = essence(&theirs);
+        wanted.1["jobId"] = json!(job.id);
+        if tick > now {
+            assert_eq!(job.id, id, "the tick that BullMQ would have taken");
+        }
+        assert_eq!(essence(&bench.job(&job.id)), wanted, "{repeat}");
+        let mut listed = listed;
+        listed[0]["next"] = json!(next);
+        listed[0]["iterationCount"] = json!(2);
+        assert_eq!(bench.bullmq(&["list"]), listed);
+        let marker: Vec<String> = bench.server.run(&["ZRANGE", &bench.key("marker"), "0", "-1", "WITHSCORES"]);
+        assert!(marker.ends_with(&["1".into(), next.to_string()]), "{marker:?}");
+
+        bench.bullmq(&["remove", name]);
+        assert_eq!(bench.delayed(), [""; 0], "BullMQ removes it as its own");
+        let _: i64 = bench.server.run(&["DEL", &bench.key("wait")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_version_is_replaced() {
+    require!(npm::found());
+    let mut bench = Bench::new(VONA).await;
+    let name = ".shop.schedule.nightly";
+    // Both have the same next tick, and so the same id of its job.
+    let [wanted, other] = [r#"{"pattern":"0 3 1 1 *"}"#, r#"{"pattern":"0 3 1 1 *","tz":"UTC"}"#];
+    bench.bullmq(&["add", name, wanted]);
+    let found = bench.find().await.pop().unwrap();
+    let job = bench.kind.next_job(&found);
+    assert_eq!(bench.put_back(&found, &job).await, PutBack::Present);
+    bench.bullmq(&["add", name, other]);
+    assert_ne!(bench.find().await.pop().unwrap().key, found.key);
+    assert_eq!(bench.put_back(&found, &job).await, PutBack::Done);
+    assert_eq!(bench.find().await.pop().unwrap().key, found.key);
+    assert_eq!(bench.delayed(), [job.id]);
+    assert!(!bench.job(&format!("repeat:{name}")).contains_key("tz"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_worker_runs_it_at_its_tick_and_goes_on() {
     require!(npm::found());
-    let mut bench = Bench::new().await;
-    bench.bullmq(&["add", ".shop.often", r#"{"every":1000}"#]);
-    let found = bench.find().await.pop().unwrap();
-    bench.bullmq(&["remove", &found.key]);
-    let (_worker, mut done) = Worker::start(&bench);
-    // Only an idle worker waits so.
-    cabloy_tests::wait::until("the worker to wait", std::time::Duration::from_secs(30), async || {
-        let clients: String = bench.server.run(&["CLIENT", "LIST"]);
-        clients.contains("cmd=brpoplpush")
-    })
-    .await;
-    let now = Timestamp::now().as_millisecond();
-    let job = found.template.job(found.template.next_after(now + 1_000).unwrap(), now).unwrap();
-    assert_eq!(bench.put_back(&found, &job).await, PutBack::Done);
-    let first = done.next().unwrap();
-    assert_eq!((&first["job"], &first["data"]), (&json!(job.id), &json!({"about": ".shop.often"})));
-    assert!(first["at"].as_i64().unwrap() >= job.tick, "{first}");
-    let ids: Vec<_> = done.take(2).map(|it| it["job"].as_str().unwrap().to_owned()).collect();
-    let after = |ticks: i64| format!("{}{}", found.template.ids, job.tick + ticks * 1_000);
-    assert_eq!(ids, [after(1), after(2)]);
+    for (kind, name) in [(V4, ".shop.often"), (VONA, ".shop.schedule.often")] {
+        let mut bench = Bench::new(kind).await;
+        bench.bullmq(&["add", name, r#"{"every":1000}"#]);
+        let found = bench.added().await;
+        bench.bullmq(&["remove", kind.dialect().member(&found.key)]);
+        // That of Vona has begun at once; in the list of v4 there is just a mark.
+        let waiting: Vec<String> = bench.server.run(&["LRANGE", &bench.key("wait"), "0", "-1"]);
+        let begun = waiting.iter().filter(|id| id.starts_with("repeat:")).count();
+        let (_worker, done) = Worker::start(&bench);
+        let mut done = done.skip(begun);
+        bench.until_idle().await;
+        let now = Timestamp::now().as_millisecond();
+        let tick = found.template.next_after(now + 1_000, None).unwrap();
+        let job = found.template.job(kind.dialect(), tick, now).unwrap();
+        assert_eq!(bench.put_back(&found, &job).await, PutBack::Done);
+        let first = done.next().unwrap();
+        assert_eq!((&first["job"], &first["data"]), (&json!(job.id), &json!({"about": name})), "{name}");
+        assert!(first["at"].as_i64().unwrap() >= job.tick, "{first}");
+        let ids: Vec<_> = done.take(2).map(|it| it["job"].as_str().unwrap().to_owned()).collect();
+        let after = |ticks: i64| format!("{}{}", found.template.ids, job.tick + ticks * 1_000);
+        assert_eq!(ids, [after(1), after(2)]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_put_back_once_and_only_by_the_newest_leader() {
     require!(npm::found());
-    let mut bench = Bench::new().await;
-    bench.bullmq(&["add", ".shop.nightly", r#"{"every":3600000}"#]);
-    let found = bench.find().await.pop().unwrap();
-    let job = next_job(&found);
-    assert_eq!(bench.put_back(&found, &job).await, PutBack::Present);
-    bench.bullmq(&["remove", &found.key]);
-    assert_eq!(bench.put_back(&found, &job).await, PutBack::Done);
-    assert_eq!(bench.put_back(&found, &job).await, PutBack::Present);
+    for (kind, name, repeat) in
+        [(V4, ".shop.nightly", r#"{"every":3600000}"#), (VONA, ".shop.schedule.nightly", r#"{"pattern":"0 3 * * *"}"#)]
+    {
+        let mut bench = Bench::new(kind).await;
+        bench.bullmq(&["add", name, repeat]);
+        let found = bench.find().await.pop().unwrap();
+        let member = kind.dialect().member(&found.key);
+        let job = kind.next_job(&found);
+        assert_eq!(bench.put_back(&found, &job).await, PutBack::Present);
+        bench.bullmq(&["remove", member]);
+        assert_eq!(bench.put_back(&found, &job).await, PutBack::Done);
+        assert_eq!(bench.put_back(&found, &job).await, PutBack::Present);
 
-    // The job is there though the schedule is not: it has been run, or runs.
-    let _: i64 = bench.server.run(&["ZREM", &format!("{PREFIX}repeat"), &found.key]);
-    assert_eq!(bench.put_back(&found, &job).await, PutBack::Taken);
-    let later = found.template.job(found.template.next_after(job.tick).unwrap(), job.tick).unwrap();
-    bench.store = store(6);
-    assert_eq!(bench.put_back(&found, &later).await, PutBack::Fenced(7));
-    bench.store = store(8);
-    assert_eq!(bench.put_back(&found, &later).await, PutBack::Done);
+        // The job is there though the schedule is not: it has been run, or runs.
+        let _: i64 = bench.server.run(&["ZREM", &bench.key("repeat"), member]);
+        assert_eq!(bench.put_back(&found, &job).await, PutBack::Taken);
+        let later = found.template.next_after(job.tick, Some(job.tick)).unwrap();
+        let later = found.template.job(kind.dialect(), later, job.tick).unwrap();
+        bench.store = kind.store(6);
+        assert_eq!(bench.put_back(&found, &later).await, PutBack::Fenced(7));
+        bench.store = kind.store(8);
+        assert_eq!(bench.put_back(&found, &later).await, PutBack::Done);
 
-    bench.bullmq(&["remove", &found.key]);
-    let _: i64 = bench.server.run(&["DEL", &format!("{PREFIX}delayed")]);
-    let _: String = bench.server.run(&["SET", &format!("{PREFIX}delayed"), "x"]);
-    let no_queue = PutBack::NoQueue { key: format!("{PREFIX}delayed"), found: "string".into() };
-    let events: i64 = bench.server.run(&["XLEN", &format!("{PREFIX}events")]);
-    assert_eq!(bench.put_back(&found, &later).await, no_queue);
-    assert_eq!(bench.server.run::<i64>(&["XLEN", &format!("{PREFIX}events")]), events, "nothing was changed");
+        bench.bullmq(&["remove", member]);
+        let _: i64 = bench.server.run(&["DEL", &bench.key("delayed")]);
+        let _: String = bench.server.run(&["SET", &bench.key("delayed"), "x"]);
+        let no_queue = PutBack::NoQueue { key: bench.key("delayed"), found: "string".into() };
+        let events: i64 = bench.server.run(&["XLEN", &bench.key("events")]);
+        assert_eq!(bench.put_back(&found, &later).await, no_queue);
+        assert_eq!(bench.server.run::<i64>(&["XLEN", &bench.key("events")]), events, "nothing was changed");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_jobs_are_removed_but_for_so_many() {
     require!(npm::found());
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(V4).await;
     bench.bullmq(&["add", ".shop.often", r#"{"every":200}"#]);
     bench.find().await;
     let (worker, done) = Worker::start(&bench);
     let ids: Vec<_> = done.take(6).map(|it| it["job"].as_str().unwrap().to_owned()).collect();
     drop(worker);
-    let completed = || -> Vec<String> { bench.server.run(&["ZRANGE", &format!("{PREFIX}completed"), "0", "-1"]) };
+    let key = bench.key("completed");
+    let completed = || -> Vec<String> { bench.server.run(&["ZRANGE", &key, "0", "-1"]) };
     let before = completed();
     assert!(before.len() >= 5, "{before:?}");
     let removed = bench.store.trim(&mut bench.connection, "completed", 2).await.unwrap();

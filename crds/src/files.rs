@@ -145,7 +145,7 @@ pub struct Floor {
     pub startups: BTreeMap<String, Vec<String>>,
 }
 
-/// How the app's own schedules, which are repeatable jobs of `BullMQ`, are guarded through rollouts.
+/// How the app's own schedules, which `BullMQ` repeats, are guarded through rollouts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Guard {

@@ -30,6 +30,9 @@ pub const BROADCAST_ROLE: &str = "broadcast";
 /// The role whose server has the app's caches, and the flags of startups that have just been run.
 pub const CACHE_ROLE: &str = "cache";
 
+/// The role whose server has the flags of startups that Vona has just run, and which of its processes are alive.
+pub const WORKER_ROLE: &str = "worker";
+
 /// The connection that a role uses where it names none.
 pub const DEFAULT_CONNECTION: &str = "default";
 

@@ -74,7 +74,7 @@ pub struct CabloyClusterSpec {
     pub workloads: Vec<Workload>,
     /// The Redis servers, and which role uses which.
     pub redis: Redis,
-    /// Whether the app's own repeatable jobs are protected through rollouts.
+    /// Whether the app's own schedules are protected through rollouts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native_schedules: Option<NativeSchedules>,
     /// How many jobs of the app's own schedules the guard keeps, of which CabloyJS removes none.
@@ -466,7 +466,7 @@ pub struct Role {
     pub key_prefix: Option<String>,
 }
 
-/// Whether the app's own repeatable jobs are protected through rollouts.
+/// Whether the app's own schedules are protected through rollouts.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NativeSchedules {
     /// They are watched and put back.

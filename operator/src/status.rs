@@ -178,7 +178,7 @@ pub fn compute(
             if !validated.bad_triggers.is_empty() {
                 bad_triggers(&validated.bad_triggers, &mut conditions);
             }
-            conditions.extend(guard::guarded(&validated.guard, &said_by_agents(found)));
+            conditions.extend(guard::guarded(validated.guard.as_ref(), &said_by_agents(found)));
             status.roles = roles(validated);
             status.workloads =
                 applied.workloads.iter().map(|(reference, outcome)| workload(reference, outcome)).collect();

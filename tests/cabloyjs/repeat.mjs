@@ -1,23 +1,32 @@
-// Repeatable jobs of a queue by the BullMQ of CabloyJS 4 itself. Says what it did as a line of JSON on stdout.
-//   NODE_PATH=… node repeat.mjs PORT add NAME REPEAT | remove KEY | list | pause | work
+// Schedules of a queue by the BullMQ of CabloyJS 4, or of Vona, itself. Says what it did as a line of JSON on stdout.
+//   NODE_PATH=… node repeat.mjs v4|vona PORT add NAME REPEAT | remove KEY | list | pause | work
 import { createRequire } from 'node:module';
 import path from 'node:path';
 
-const [port, command, ...args] = process.argv.slice(2);
+const [generation, port, command, ...args] = process.argv.slice(2);
 const require = createRequire(path.join(process.env.NODE_PATH, 'from-here.js'));
-const { Queue, Worker } = createRequire(require.resolve('egg-born-backend/package.json'))('bullmq');
+const v4 = generation === 'v4';
+const { Queue, Worker } = v4 ? createRequire(require.resolve('egg-born-backend/package.json'))('bullmq') : require('bullmq');
 
-const name = '-||a-base||schedule';
+const name = v4 ? '-||a-base||schedule' : '-||a-schedule.queue.schedule';
 const options = { prefix: 'bull_shop:queue', connection: { host: '127.0.0.1', port: Number(port), maxRetriesPerRequest: null } };
 const tell = line => process.stdout.write(JSON.stringify(line ?? null) + '\n');
 
 const queue = new Queue(name, options);
-const commands = {
+const repeatable = {
   add: (job, repeat) => queue.add(job, { about: job }, { repeat: JSON.parse(repeat) }).then(({ id }) => id),
   remove: key => queue.removeRepeatableByKey(key),
   list: () => queue.getRepeatableJobs(),
-  pause: () => queue.pause(),
 };
+const scheduler = {
+  // as Vona does
+  add: (id, repeat) => queue.removeJobScheduler(id)
+    .then(() => queue.upsertJobScheduler(id, JSON.parse(repeat), { data: { about: id }, opts: { removeOnFail: 100 } }))
+    .then(job => job.id),
+  remove: id => queue.removeJobScheduler(id),
+  list: () => queue.getJobSchedulers(),
+};
+const commands = { ...(v4 ? repeatable : scheduler), pause: () => queue.pause() };
 if (command === 'work') {
   new Worker(name, async job => tell({ job: job.id, data: job.data, at: Date.now() }), options);
 } else {

@@ -7,6 +7,8 @@
 //! other app is at its own, the agent beside it vouches for the flags that there are. So while no app is at its startups, a
 //! flag that nobody has vouched for is of an attempt that failed or died.
 
+use std::time::Duration;
+
 use cabloy_crds::agent_status::{AppFailure, AppStatus};
 use cabloy_crds::resource::Generation;
 use redis::aio::MultiplexedConnection;
@@ -15,12 +17,15 @@ use redis::{RedisResult, Script};
 /// Keys that are gone through at once.
 const SCAN: usize = 1_000;
 
+/// So long flags are vouched for once an app serves: Vona begins with that, and then comes to the startups of its instances.
+pub const VOUCHES: Duration = Duration::from_secs(10);
+
 /// Where the app is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// It has not been asked yet.
     Unknown,
-    /// Nothing listens on its port: its startups have not begun, or it has died.
+    /// Nothing listens on its port: its startups have not begun, or it has died; or, in Vona, it is at its startups.
     Down,
     /// It is at its startups, or hangs.
     Starting,
@@ -43,6 +48,12 @@ impl Phase {
             Some(AppFailure::BadAnswer) => Self::Failing,
         }
     }
+
+    /// Whether it may be at its startups.
+    #[must_use]
+    pub fn may_start(self) -> bool {
+        matches!(self, Self::Down | Self::Starting | Self::Failing)
+    }
 }
 
 /// What becomes of the flags.
@@ -57,12 +68,13 @@ pub enum Action {
 }
 
 /// What is to be done, where `others` apps are at their startups. `first`: no pod of this revision has started before.
-/// `vouched`: that has been done since the app serves.
+/// `vouched`: that has been done since the app serves, and for long enough.
 #[must_use]
 pub fn action(generation: Generation, phase: Phase, first: bool, others: u64, vouched: bool) -> Option<Action> {
     match phase {
         Phase::Down if first => Some(Action::RemoveAll),
         _ if generation == Generation::V4 => None,
+        // They may be those of the app itself, which has come through them: who misses them starts just after it.
         Phase::Down | Phase::Failing if others == 0 => Some(Action::RemoveUnproven),
         Phase::Healthy if others == 0 && !vouched => Some(Action::Vouch),
         Phase::Unknown | Phase::Down | Phase::Starting | Phase::Failing | Phase::Healthy => None,

@@ -199,7 +199,8 @@ impl Memory {
         }
         for Added { at, id, found } in &seen.added {
             let Some((ids, tick)) = split_id(id) else { continue };
-            let Some(key) = queue.key_of(ids).cloned() else { continue };
+            let known = found.as_ref().map(|found| &found.key).or_else(|| queue.key_of(ids));
+            let Some(key) = known.cloned() else { continue };
             queue.saw(&key, tick);
             // Only the first of its kind was added by a pod that started; the others by taking the one before.
             if found.as_ref().is_none_or(|found| found.count != 1) {
@@ -251,9 +252,10 @@ impl Memory {
 }
 
 impl Queue {
-    /// The key of the schedule whose jobs' ids begin so.
+    /// The key of the schedule whose jobs' ids begin so, unless there are several: versions of one.
     fn key_of(&self, ids: &str) -> Option<&String> {
-        self.templates.iter().find_map(|(key, template)| (template.ids == ids).then_some(key))
+        let mut keys = self.templates.iter().filter_map(|(key, template)| (template.ids == ids).then_some(key));
+        keys.next().filter(|_| keys.next().is_none())
     }
 
     fn saw(&mut self, key: &str, tick: i64) {

@@ -1,11 +1,12 @@
-//! The guard of the app's own schedules, which are repeatable jobs of `BullMQ`: puts back what pods of an older revision
+//! The guard of the app's own schedules, which `BullMQ` repeats: puts back what pods of an older revision
 //! delete of what the newest one has added (see [`memory`]), and removes old jobs, of which `CabloyJS` keeps all.
 //!
-//! * [`repeat`]: schedules and their jobs as `BullMQ` has them; pure.
+//! * [`repeat`] and [`dialect`]: schedules and their jobs as `BullMQ` has them, and in what its versions differ; pure.
 //! * [`memory`]: what the newest code wants, and what is missing of it; pure.
 //! * [`store`]: what is read and written in Redis.
 //! * [`presence`] and [`flags`]: what each pod does for it when it starts, and as long as it runs.
 
+pub mod dialect;
 pub mod flags;
 pub mod memory;
 pub mod presence;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use cabloy_crds::agent_status::{GuardStatus, Problem, PutBackStatus};
 use cabloy_crds::files::{AgentFile, Guard as GuardFile};
+use cabloy_crds::vocabulary::Generation;
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep, timeout};
@@ -145,7 +147,7 @@ impl Guard {
             let Some(loaded) = self.shared.loaded() else { return };
             let pause = if let Some(file) = &loaded.file.guard {
                 let revisions = revisions(&loaded.file, file, &self.shared.identity.place);
-                match self.step(file, &revisions).await {
+                match self.step(file, loaded.file.app.generation, &revisions).await {
                     Ok(Some(pause)) => pause,
                     Ok(None) => return,
                     Err(error) => {
@@ -174,7 +176,12 @@ impl Guard {
     }
 
     /// Looks once, and does what there is to do; gives how long to wait, none if a leader with a higher token has been here.
-    async fn step(&mut self, file: &GuardFile, revisions: &Revisions) -> Result<Option<Duration>, Error> {
+    async fn step(
+        &mut self,
+        file: &GuardFile,
+        generation: Generation,
+        revisions: &Revisions,
+    ) -> Result<Option<Duration>, Error> {
         let loaded = self.shared.loaded();
         let server = loaded.as_ref().and_then(|loaded| loaded.servers.get(&file.role));
         let Some(server) = server else { return Err(Error::NoServer(file.role.clone())) };
@@ -182,12 +189,14 @@ impl Guard {
         let shared = Arc::clone(&self.shared);
         let step = async {
             let mut connection = shared.roles.connection(&file.role, server).await.map_err(failed)?;
-            self.look(&mut connection, file, revisions).await.map_err(|error| match error {
-                Failed::Redis(error) => failed(classify(&error)),
-                Failed::NoQueue { key, found } => {
-                    Error::NoQueue { role: file.role.clone(), address: server.name.clone(), key, found }
-                }
-            })
+            self.look(&mut connection, file, Keys::new(file, generation), revisions).await.map_err(
+                |error| match error {
+                    Failed::Redis(error) => failed(classify(&error)),
+                    Failed::NoQueue { key, found } => {
+                        Error::NoQueue { role: file.role.clone(), address: server.name.clone(), key, found }
+                    }
+                },
+            )
         };
         let late = || Error::Timeout { role: file.role.clone(), address: server.name.clone() };
         timeout(LOOK, step).await.unwrap_or_else(|_| Err(late()))
@@ -197,9 +206,9 @@ impl Guard {
         &mut self,
         connection: &mut MultiplexedConnection,
         file: &GuardFile,
+        keys: Keys,
         revisions: &Revisions,
     ) -> Result<Option<Duration>, Failed> {
-        let keys = Keys::new(file);
         let open = if let Some(open) = self.open.take().filter(|open| open.keys == keys) {
             open
         } else {
@@ -269,10 +278,10 @@ async fn put_back(
     let known = open.memory.queues.get(queue);
     let Some(template) = known.and_then(|known| known.templates.get(key)) else { return Ok(None) };
     // The app itself has said when the next tick is, if it is yet to come.
-    let said = known.and_then(|known| known.last.get(key)).copied().filter(|tick| *tick > seen.now);
-    let mut tick = said.or_else(|| template.next_after(seen.now));
+    let last = known.and_then(|known| known.last.get(key)).copied();
+    let mut tick = last.filter(|tick| *tick > seen.now).or_else(|| template.next_after(seen.now, last));
     for _ in 0..TICKS {
-        let job = tick.and_then(|tick| template.job(tick, seen.now));
+        let job = tick.and_then(|tick| template.job(open.keys.dialect(), tick, seen.now));
         let Some(job) = job else { break };
         match open.store.put_back(connection, queue, key, template, &job, seen.now).await? {
             PutBack::Done => {
@@ -287,7 +296,7 @@ async fn put_back(
                 return Ok(None);
             }
             PutBack::Present => return Ok(None),
-            PutBack::Taken => tick = template.next_after(job.tick),
+            PutBack::Taken => tick = template.next_after(job.tick, Some(job.tick)),
             PutBack::Fenced(token) => return Ok(Some(token)),
             PutBack::NoQueue { key, found } => return Err(Failed::NoQueue { key, found }),
         }

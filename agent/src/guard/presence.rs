@@ -8,7 +8,7 @@ use std::time::Duration;
 use cabloy_crds::files::{AgentFile, Guard as GuardFile};
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::flags::{self, Action, Phase, action};
@@ -27,7 +27,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Runs until `stop`.
 pub async fn show_presence(shared: Arc<Shared>, stop: CancellationToken) {
     let (mut config, mut app) = (shared.config.clone(), shared.app.clone());
-    let mut presence = Presence { shared, first: None, vouched: false };
+    let mut presence = Presence { shared, first: None, serves: None, vouched: false };
     loop {
         config.mark_unchanged();
         app.mark_unchanged();
@@ -74,28 +74,34 @@ struct Presence {
     shared: Arc<Shared>,
     /// Whether no pod of this revision has started before, once that is known.
     first: Option<bool>,
-    /// Whether the flags that were there since the app serves have been vouched for.
+    /// Since when the app serves.
+    serves: Option<Instant>,
+    /// Whether flags have been vouched for since then, for long enough.
     vouched: bool,
 }
 
 impl Presence {
     async fn tell(&mut self, loaded: &Loaded, guard: &GuardFile) -> Result<(), Error> {
+        let generation = loaded.file.app.generation;
         let phase = Phase::of(&self.shared.app.borrow());
-        let others = self.announce(loaded, guard, matches!(phase, Phase::Starting | Phase::Failing)).await?;
+        let others = self.announce(loaded, guard, phase.may_start()).await?;
         self.vouched &= phase == Phase::Healthy;
-        let keys = Keys::new(guard);
+        self.serves = self.serves.filter(|_| phase == Phase::Healthy);
+        let keys = Keys::new(guard, generation);
         let first = match self.first {
             Some(first) => first,
             None => *self.first.insert(self.is_first(loaded, guard, &keys).await?),
         };
-        let generation = loaded.file.app.generation;
         let Some(action) = action(generation, phase, first, others, self.vouched) else { return Ok(()) };
         let count = ask(&self.shared, loaded, &guard.startups.role, async |mut connection| {
             flags::see_to(&mut connection, &guard.startups.keys, action).await
         })
         .await?;
         match action {
-            Action::Vouch => self.vouched = true,
+            Action::Vouch => {
+                let serves = self.serves.get_or_insert_with(Instant::now);
+                self.vouched = serves.elapsed() >= flags::VOUCHES;
+            }
             Action::RemoveUnproven if count > 0 => {
                 tracing::info!(count, "startups that failed or died are not skipped");
                 self.shared.metrics.startup_flags_removed.inc_by(count);
@@ -115,7 +121,8 @@ impl Presence {
     async fn announce(&self, loaded: &Loaded, guard: &GuardFile, starting: bool) -> Result<u64, Error> {
         let Identity { place, uid, .. } = &self.shared.identity;
         ask(&self.shared, loaded, &guard.role, async |mut connection| {
-            store::announce(&mut connection, &Keys::new(guard), place.hash(), uid, starting).await
+            store::announce(&mut connection, &Keys::new(guard, loaded.file.app.generation), place.hash(), uid, starting)
+                .await
         })
         .await
     }

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cabloy_crds::agent_status::PutBackStatus;
 use cabloy_crds::files::Guard;
+use cabloy_crds::vocabulary::Generation;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, ParsingError, Pipeline, RedisResult, Script, Value};
 use serde::{Deserialize, Serialize};
 
+use super::dialect::Dialect;
 use super::memory::{Added, Memory, Phase, Queue, Seen, Snapshot};
 use super::repeat::{Found, Job, Template, split_id};
 
@@ -60,13 +62,21 @@ pub struct Keys {
     prefix: String,
     /// How the queues of schedules are called after their instance.
     queue: String,
+    /// How schedules are kept in them.
+    dialect: Dialect,
 }
 
 impl Keys {
     /// Of the queues that the files name.
     #[must_use]
-    pub fn new(guard: &Guard) -> Self {
-        Self { prefix: guard.prefix.clone(), queue: guard.queue.clone() }
+    pub fn new(guard: &Guard, generation: Generation) -> Self {
+        Self { prefix: guard.prefix.clone(), queue: guard.queue.clone(), dialect: Dialect::of(generation) }
+    }
+
+    /// How schedules are kept there.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     fn own(&self, name: &str) -> String {
@@ -268,7 +278,7 @@ impl Store {
         }
         let mut pipe = redis::pipe();
         for name in &names {
-            pipe.cmd("ZRANGE").arg(self.keys.of(name, "repeat")).arg(0).arg(-1).arg("WITHSCORES");
+            pipe.add_command(self.keys.dialect.list(&self.keys.of(name, "repeat")));
         }
         let schedules: Vec<Vec<(String, f64)>> = pipe.query_async(connection).await?;
         let mut queues = BTreeMap::new();
@@ -362,7 +372,11 @@ impl Store {
         }
         let jobs: Vec<[Option<String>; 4]> = pipe.query_async(connection).await?;
         let found = jobs.into_iter().zip(ids);
-        Ok(found.map(|([name, data, options, key], id)| Found::new(id, name, data, options.as_deref(), key)).collect())
+        Ok(found
+            .map(|([name, data, options, key], id)| {
+                Found::new(self.keys.dialect, id, name, data, options.as_deref(), key)
+            })
+            .collect())
     }
 
     /// Adds a schedule that is not there, with that job as its next.
@@ -378,14 +392,19 @@ impl Store {
         job: &Job,
         now: i64,
     ) -> RedisResult<PutBack> {
-        let script = Script::new(include_str!("put_back.lua"));
+        let dialect = self.keys.dialect;
+        let (script, member) = (Script::new(dialect.put_back()), dialect.member(key));
         let mut call = script.prepare_invoke();
-        for name in ["repeat", "delayed", "events", "meta", "id", "wait", "paused", &job.id] {
+        let schedule = format!("repeat:{member}");
+        for name in ["repeat", "delayed", "events", "meta", "id", "wait", "paused", "marker", &schedule, &job.id] {
             call.key(self.keys.of(queue, name));
         }
         call.key(self.keys.own("guard"));
-        call.arg(self.token).arg(key).arg(job.tick).arg(&job.id).arg(&template.name).arg(&template.data);
+        call.arg(self.token).arg(member).arg(job.tick).arg(&job.id).arg(&template.name).arg(&template.data);
         call.arg(&job.options).arg(now).arg(job.delay);
+        for (field, value) in dialect.fields(template, job) {
+            call.arg(field).arg(value);
+        }
         call.invoke_async(connection).await
     }
 

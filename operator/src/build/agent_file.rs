@@ -11,7 +11,7 @@ use cabloy_crds::{
 use crate::{
     dereference::{Found, RevisionFound},
     names::hash,
-    validate::{self, AgentPlan, Validated},
+    validate::{AgentPlan, Validated},
 };
 
 /// The token is mirrored only when it has grown by so much, or something else is written: a write reaches every pod.
@@ -87,7 +87,7 @@ fn done(validated: &Validated, before: &Floor, found: &Found) -> BTreeMap<String
 
 /// The guard of the app's own schedules, which tells pods of the newest code from others.
 fn guard(validated: &Validated, found: &Found) -> Option<Guard> {
-    let validate::Guard::On(guard) = &validated.guard else { return None };
+    let guard = validated.guard.as_ref()?;
     let newest = found.revisions.iter().filter(|revision| is_newest(found, revision));
     Some(Guard { newest: newest.map(|revision| revision.hash.clone()).collect(), ..guard.clone() })
 }

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::{
     names::{BOOT_CONFIG, boot_prefix, hash},
-    validate::{Guard, Identity, Validated},
+    validate::{Identity, Validated},
 };
 
 /// The preload script, for apps that are Node.js programs of `CabloyJS`.
@@ -47,7 +47,7 @@ pub(super) fn boot(validated: &Validated) -> serde_json::Result<Boot> {
         roles: validated.roles.iter().map(|role| role.name.clone()).collect(),
         config_from: (0..validated.config_from.len()).map(|index| format!("{APP_CONFIG_DIR}/{index}")).collect(),
         merges_config: validated.merges_config,
-        guards_startups: validated.app.generation == Generation::V4 && matches!(validated.guard, Guard::On(_)),
+        guards_startups: validated.app.generation == Generation::V4 && validated.guard.is_some(),
     };
     let mut files = BTreeMap::from([(BOOT_FILE.to_owned(), to_text(&file)?)]);
     for role in &validated.roles {

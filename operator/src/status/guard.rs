@@ -3,28 +3,17 @@
 use cabloy_crds::{
     CabloyClusterStatus,
     agent_status::AgentStatus,
+    files,
     resource::{NativeSchedulesStatus, PutBackStatus},
 };
 
 use super::{About, Answer, Said, from_problems, leading, of_agent, said};
-use crate::validate::Guard;
 
 const TYPE: &str = "NativeSchedulesGuarded";
 
 /// Whether the app's own schedules are guarded, if that is asked for.
-pub(super) fn guarded(guard: &Guard, statuses: &[&AgentStatus]) -> Option<Said> {
-    match guard {
-        Guard::Off => return None,
-        Guard::Unsupported => {
-            return Some(said(
-                TYPE,
-                Answer::False,
-                "NotSupportedYet",
-                "nativeSchedules: Guard is not supported yet for generation vona: the app's own schedules are left alone",
-            ));
-        }
-        Guard::On(_) => {}
-    }
+pub(super) fn guarded(guard: Option<&files::Guard>, statuses: &[&AgentStatus]) -> Option<Said> {
+    guard?;
     let problems = statuses.iter().flat_map(|status| of_agent(status)).filter(|(_, _, about)| *about == About::Guard);
     let problems: Vec<_> = problems.map(|(pod, problem, _)| (pod, problem)).collect();
     if !problems.is_empty() {

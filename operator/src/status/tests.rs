@@ -173,7 +173,7 @@ fn the_guard_says_what_it_sees_and_does() {
     assert_eq!(reason(vec![leader("web-0")], &spec), "Unknown:Starting");
     assert_eq!(reason(vec![agent("web-0")], &spec), "Unknown:NoLeader");
     let vona = json!({ "nativeSchedules": "Guard", "app": { "name": "shop", "generation": "vona" } });
-    assert_eq!(reason(vec![leader("web-0")], &vona), "False:NotSupportedYet");
+    assert_eq!(reason(vec![leader("web-0")], &vona), "Unknown:Starting");
     let off = status_of(&json!({}), &found(vec![leader("web-0")]), &rolled_out());
     assert!(off.conditions.iter().all(|condition| condition.type_ != TYPE));
 }

@@ -4,48 +4,49 @@ use std::collections::BTreeSet;
 
 use cabloy_crds::{
     files::{self, StartupFlags},
-    names::{CACHE_ROLE, QUEUE_ROLE},
+    names::{CACHE_ROLE, DEFAULT_CONNECTION, QUEUE_ROLE, WORKER_ROLE},
     resource::{App, Generation, NativeScheduleHistory, NativeSchedules},
 };
 
-use super::{Refusal, ResolvedRole};
+use super::{Refusal, ResolvedRole, roles::has_one_connection};
 
 /// The most jobs that may be kept of a state.
 const MAX_HISTORY: i32 = 100_000;
 
-/// Whether the app's own schedules are guarded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Guard {
-    /// The resource does not ask for it.
-    Off,
-    /// It does, and for apps of this generation it cannot be done.
-    Unsupported,
-    /// As this says; which revisions are the newest is to be added.
-    On(files::Guard),
+/// Where an app keeps what the guard looks after.
+struct Places {
+    /// The role with the queues.
+    queue: &'static str,
+    /// How queues of schedules are called after their instance.
+    schedules: &'static str,
+    /// The role with the flags of startups.
+    flags: &'static str,
+    /// What the app calls the client that it keeps the flags by, and the prefix of its keys begins with.
+    client: &'static str,
+    /// The keys of flags, after that prefix.
+    keys: &'static str,
 }
 
-/// What the resource asks for.
+/// What the resource asks for; none if the app's own schedules are left alone.
 pub(super) fn resolve(
     app: &App,
     native_schedules: Option<NativeSchedules>,
     history: Option<&NativeScheduleHistory>,
     roles: &[ResolvedRole],
     refusals: &mut Vec<Refusal>,
-) -> Guard {
+) -> Option<files::Guard> {
     let wanted = native_schedules == Some(NativeSchedules::Guard);
     let history = history.map(|history| history_of(history, wanted, refusals));
-    match app.generation {
-        _ if !wanted => return Guard::Off,
-        Generation::Generic => {
-            refusals.push(Refusal::invalid(
-                "nativeSchedules",
-                "Guard is for the schedules of CabloyJS, and generation generic has none: remove it, or write Off",
-            ));
-            return Guard::Off;
-        }
-        Generation::Vona => return Guard::Unsupported,
-        Generation::V4 => {}
+    if !wanted {
+        return None;
     }
+    let Some(places) = places(app) else {
+        refusals.push(Refusal::invalid(
+            "nativeSchedules",
+            "Guard is for the schedules of CabloyJS, and generation generic has none: remove it, or write Off",
+        ));
+        return None;
+    };
     let mut role = |name: &str, what: &str| {
         let role = roles.iter().find(|role| role.name == name);
         if role.is_none() {
@@ -56,23 +57,42 @@ pub(super) fn resolve(
         }
         role
     };
-    let (queue, cache) =
-        (role(QUEUE_ROLE, "watches the queues"), role(CACHE_ROLE, "looks after the flags of startups"));
-    let (Some(_), Some(cache)) = (queue, cache) else { return Guard::Off };
-    let name = &app.name;
-    let own = || format!("cache_{name}:");
-    let prefix = cache.clients().first().and_then(|client| client.key_prefix.clone()).unwrap_or_else(own);
-    Guard::On(files::Guard {
-        role: QUEUE_ROLE.to_owned(),
-        prefix: format!("bull_{name}:queue"),
-        queue: "||a-base||schedule".to_owned(),
-        startups: StartupFlags {
-            role: CACHE_ROLE.to_owned(),
-            keys: format!("{}*:a-base:startupDebounce:*", escape(&prefix)),
-        },
+    let queue = role(places.queue, "watches the queues");
+    let flags = role(places.flags, "looks after the flags of startups");
+    let (Some(_), Some(flags)) = (queue, flags) else { return None };
+    let own = || format!("{}_{}:", places.client, app.name);
+    let prefix = flags.clients().first().and_then(|client| client.key_prefix.clone()).unwrap_or_else(own);
+    Some(files::Guard {
+        role: places.queue.to_owned(),
+        prefix: format!("bull_{}:queue", app.name),
+        queue: places.schedules.to_owned(),
+        startups: StartupFlags { role: places.flags.to_owned(), keys: format!("{}{}", escape(&prefix), places.keys) },
         newest: BTreeSet::new(),
         history,
     })
+}
+
+fn places(app: &App) -> Option<Places> {
+    match app.generation {
+        Generation::V4 => Some(Places {
+            queue: QUEUE_ROLE,
+            schedules: "||a-base||schedule",
+            flags: CACHE_ROLE,
+            client: CACHE_ROLE,
+            keys: "*:a-base:startupDebounce:*",
+        }),
+        Generation::Vona => {
+            let of = |role| if has_one_connection(app) { DEFAULT_CONNECTION } else { role };
+            Some(Places {
+                queue: of(QUEUE_ROLE),
+                schedules: "||a-schedule.queue.schedule",
+                flags: of(WORKER_ROLE),
+                client: WORKER_ROLE,
+                keys: "0!a-startup.cacheRedis.startupDebounce!startupDebounce:*",
+            })
+        }
+        Generation::Generic => None,
+    }
 }
 
 fn history_of(history: &NativeScheduleHistory, wanted: bool, refusals: &mut Vec<Refusal>) -> files::History {
@@ -107,10 +127,7 @@ mod tests {
     use crate::validate::tests::{refused, sound};
 
     fn on(over: &Value) -> files::Guard {
-        match sound(over).guard {
-            Guard::On(guard) => guard,
-            other => panic!("{other:?}"),
-        }
+        sound(over).guard.unwrap()
     }
 
     #[test]
@@ -128,8 +145,30 @@ mod tests {
         assert_eq!(guard.history, Some(files::History { completed: Some(100), failed: None }));
         assert!(sound(&json!({ "nativeSchedules": "Guard" })).needs_leader);
         for off in [json!({}), json!({ "nativeSchedules": "Off" })] {
-            assert_eq!(sound(&off).guard, Guard::Off);
+            assert_eq!(sound(&off).guard, None);
         }
+    }
+
+    #[test]
+    fn vona_keeps_them_where_its_configuration_has_them() {
+        let app = |merges| json!({ "name": "shop", "generation": "vona", "mergesConfig": merges });
+        let one = on(&json!({ "nativeSchedules": "Guard", "app": app(false) }));
+        assert_eq!((&*one.role, &*one.startups.role), ("default", "default"));
+        assert_eq!((&*one.prefix, &*one.queue), ("bull_shop:queue", "||a-schedule.queue.schedule"));
+        let keys = "worker_shop:0!a-startup.cacheRedis.startupDebounce!startupDebounce:*";
+        assert_eq!(one.startups.keys, keys);
+        let merged = on(&json!({ "nativeSchedules": "Guard", "app": app(true) }));
+        assert_eq!((&*merged.role, &*merged.startups.role, &*merged.startups.keys), ("queue", "worker", keys));
+        let redis = json!({
+            "connections": { "default": { "host": "redis" } }, "roles": { "worker": { "keyPrefix": "w:" } },
+        });
+        let prefixed = on(&json!({ "nativeSchedules": "Guard", "app": app(true), "redis": redis }));
+        assert_eq!(prefixed.startups.keys, "w:0!a-startup.cacheRedis.startupDebounce!startupDebounce:*");
+
+        let redis = json!({ "connections": { "main": { "host": "redis" } }, "roles": { "redlock": { "connections": ["main"] } } });
+        let refusals = refused(&json!({ "nativeSchedules": "Guard", "app": app(true), "redis": redis }));
+        let refusals: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+        assert!(refusals.iter().any(|text| text.starts_with("redis.roles.worker:")), "{refusals:?}");
     }
 
     #[test]
@@ -150,6 +189,5 @@ mod tests {
             let named = refusals.iter().find(|text| text.starts_with(&format!("{field}:")));
             assert!(named.is_some_and(|text| text.contains(words)), "{over}: {refusals:?}");
         }
-        assert_eq!(sound(&json!({ "nativeSchedules": "Guard", "app": app("vona") })).guard, Guard::Unsupported);
     }
 }

@@ -19,7 +19,6 @@ use cabloy_crds::{
 };
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
-pub use guard::Guard;
 pub use roles::{ResolvedRole, Secret, endpoint, server};
 
 use crate::{
@@ -144,8 +143,8 @@ pub struct Validated {
     pub tasks: BTreeMap<String, cabloy_crds::resource::Startup>,
     /// Whether workloads are rolled when what the app reads at boot has changed.
     pub on_redis_change: OnRedisChange,
-    /// The guard of the app's own schedules.
-    pub guard: Guard,
+    /// The guard of the app's own schedules, if there is to be one; which revisions are the newest is to be added.
+    pub guard: Option<files::Guard>,
     /// Whether there is something to do that takes a leader.
     pub needs_leader: bool,
     /// What is allowed, but somebody should look at.
@@ -208,7 +207,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
     roles::check_masters(&roles, masters, &mut refusals);
 
     let guard = guard::resolve(app, *native_schedules, native_schedule_history.as_ref(), &roles, &mut refusals);
-    let guards = matches!(guard, Guard::On(_));
+    let guards = guard.is_some();
     let tasks = startups.iter().map(|task| (task.name.clone(), task.clone())).collect();
     let context = targets::Context { app, roles: &roles };
     let (schedules, mut startups) = schedules::resolve(&context, schedules, startups, &mut refusals);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cabloy_crds::{
     files::{RedisClient, RoleFile, SecretFile},
-    names::{BROADCAST_ROLE, DEFAULT_CONNECTION, QUEUE_ROLE, REDLOCK_ROLE, SECRETS_DIR},
+    names::{BROADCAST_ROLE, CACHE_ROLE, DEFAULT_CONNECTION, QUEUE_ROLE, REDLOCK_ROLE, SECRETS_DIR, WORKER_ROLE},
     resource::{App, Connection, Generation, Redis, Role, SecretKeyRef},
 };
 
@@ -17,12 +17,12 @@ const DEFAULT_PORT: u16 = 6379;
 const PASSWORD_FILE: &str = "password";
 
 /// Roles of `CabloyJS` 4 that are configured without being listed.
-const V4_ROLES: &[&str] = &[BROADCAST_ROLE, "cache", "io", "limiter", QUEUE_ROLE, REDLOCK_ROLE];
+const V4_ROLES: &[&str] = &[BROADCAST_ROLE, CACHE_ROLE, "io", "limiter", QUEUE_ROLE, REDLOCK_ROLE];
 
 /// Those of a Vona that is told of more than one connection.
 const VONA_ROLES: &[&str] = &[
     BROADCAST_ROLE,
-    "cache",
+    CACHE_ROLE,
     DEFAULT_CONNECTION,
     "io",
     "limiter",
@@ -30,7 +30,7 @@ const VONA_ROLES: &[&str] = &[
     QUEUE_ROLE,
     REDLOCK_ROLE,
     "summer",
-    "worker",
+    WORKER_ROLE,
 ];
 
 /// The databases that locks of Vona can be in.

@@ -5,9 +5,12 @@ use super::*;
 
 const QUEUE: &str = "-||a-base||schedule";
 
-/// A queue as the app's pods make of it, by the rules of `CabloyJS` 4.
+/// A queue as the app's pods make of it.
 #[derive(Clone, Debug, Default)]
 struct Queues {
+    /// By the rules of Vona: a version of a schedule takes the place of another, and pods delete by name. By those of
+    /// `CabloyJS` 4 otherwise.
+    vona: bool,
     now: i64,
     schedules: BTreeMap<String, i64>,
     added: Vec<Added>,
@@ -17,10 +20,10 @@ fn key(name: &str, every: i64) -> String {
     format!(".shop.{name}::::{every}")
 }
 
-fn found(key: &str, count: u64) -> Found {
+fn found(key: &str, count: u64, vona: bool) -> Found {
     let options = json!({"repeat": {"every": 1_000, "count": count}}).as_object().unwrap().clone();
     let template = Template {
-        ids: format!("repeat:{}:", key.replace(':', "_")),
+        ids: if vona { format!("repeat:{}:", name_of(key)) } else { format!("repeat:{}:", key.replace(':', "_")) },
         name: name_of(key).into(),
         data: "{}".into(),
         options,
@@ -32,10 +35,13 @@ impl Queues {
     fn add(&mut self, key: &str, count: u64) {
         self.now += 1;
         let tick = self.now + 1_000;
+        if self.vona {
+            self.schedules.retain(|other, _| name_of(other) != name_of(key));
+        }
         let before = self.schedules.insert(key.to_owned(), tick);
         // A schedule that is there gets no second job.
         if before.is_none() || count > 1 {
-            let found = found(key, count);
+            let found = found(key, count, self.vona);
             let id = format!("{}{tick}", found.template.ids);
             self.added.push(Added { at: self.now, id, found: Some(found) });
         }
@@ -45,7 +51,8 @@ impl Queues {
     fn tick(&mut self, key: &str, code: &BTreeSet<String>) {
         if self.schedules.contains_key(key) {
             self.add(key, 2);
-            if !code.contains(key) {
+            let wanted = |other: &String| other == key || self.vona && name_of(other) == name_of(key);
+            if !code.iter().any(wanted) {
                 self.schedules.remove(key);
             }
         }
@@ -110,8 +117,9 @@ impl World {
         self.queues.now += 1;
         let now = self.queues.now;
         let heard = self.ended.iter().map(|(hash, at)| (hash.clone(), now.min(*at))).collect();
-        let schedules = self.queues.schedules.clone();
-        let unknown = schedules.keys().filter(|key| !self.memory.knows(QUEUE, key)).map(|key| found(key, 7)).collect();
+        let (schedules, vona) = (self.queues.schedules.clone(), self.queues.vona);
+        let unknown =
+            schedules.keys().filter(|key| !self.memory.knows(QUEUE, key)).map(|key| found(key, 7, vona)).collect();
         let read_since = self.memory.rolling_since(&self.revisions);
         let added = if let Some(since) = read_since {
             let from = since.max(self.read);
@@ -199,6 +207,22 @@ fn an_old_pod_that_starts_again_brings_nothing_back() {
     world.tick(&old, "b");
     world.tick(&new, "a");
     assert_eq!(world.look(), std::slice::from_ref(&new));
+    world.end("a");
+    world.settle();
+    assert_eq!(world.there(), [new]);
+}
+
+#[test]
+fn what_takes_the_place_of_the_new_version_is_replaced() {
+    let (mut world, old, new) = changed();
+    world.queues.vona = true;
+    world.roll("b");
+    assert_eq!(world.there(), std::slice::from_ref(&new));
+    world.look();
+    world.start("a", true);
+    assert_eq!(world.there(), std::slice::from_ref(&old));
+    assert_eq!(world.look(), std::slice::from_ref(&new));
+    world.tick(&new, "a");
     world.end("a");
     world.settle();
     assert_eq!(world.there(), [new]);
@@ -305,6 +329,7 @@ proptest! {
         old in proptest::collection::btree_set(0_i64..6, 0..5),
         new in proptest::collection::btree_set(0_i64..6, 0..5),
         steps in proptest::collection::vec(step(), 0..40),
+        vona in any::<bool>(),
     ) {
         // Two versions of each of three schedules; a code has one of each at most.
         let code = |numbers: &BTreeSet<i64>| -> BTreeSet<String> {
@@ -314,6 +339,7 @@ proptest! {
         let all: Vec<String> = (0..6).map(|it| key(&format!("s{}", it / 2), it)).collect();
         let (old, new) = (code(&old), code(&new));
         let mut world = World { code: BTreeMap::from([("a".into(), old), ("b".into(), new.clone())]), ..World::default() };
+        world.queues.vona = vona;
         world.roll("a");
         world.look();
         world.settle();
