@@ -15,12 +15,17 @@ use crate::rule::Rule;
 use crate::runs::{Attempt, Claimed, Run, between, plus, whole_ms};
 use crate::schedule::{Line, Occasion, memory_id, parse_id};
 
+/// By this part of a time the clocks of two agents part in it at most, as a lease has it.
+const CLOCKS_PART: u32 = 100;
+
 /// A claim that is to be sent, or on its way.
 #[derive(Debug)]
 struct Claim {
     key: Key,
     id: String,
     attempt: Attempt,
+    /// From then on it is not called any more: by another agent's clock its deadline may have passed.
+    call_until: Timestamp,
 }
 
 /// Claims before a majority has taken them.
@@ -90,7 +95,8 @@ impl Core {
             let attempt = Attempt { number, nonce: nonce.clone(), deadline };
             run.claiming(attempt.clone());
             let put = Put { id: id.clone(), attempt: number, nonce, data: json!(claimed) };
-            self.claims.next.push((Claim { key, id, attempt }, put));
+            let call_until = plus(now, timeout.saturating_sub(timeout / CLOCKS_PART));
+            self.claims.next.push((Claim { key, id, attempt, call_until }, put));
         }
     }
 
@@ -138,7 +144,12 @@ impl Core {
     }
 
     /// Has the app called if the claim has come through.
-    fn take_claim(&mut self, Claim { key, id, attempt }: Claim, result: Result<(), PutError>, now: Timestamp) {
+    fn take_claim(
+        &mut self,
+        Claim { key, id, attempt, call_until }: Claim,
+        result: Result<(), PutError>,
+        now: Timestamp,
+    ) {
         let (is_given_up, rules) = (self.is_given_up(&key, &id), self.config.rules);
         let Some(run) = self.run_mut(&key, &id).filter(|run| run.attempt() == Some(&attempt)) else {
             self.tell(News::Dropped(id.clone()));
@@ -148,7 +159,7 @@ impl Core {
             // It is not called, and stopped as any other attempt.
             Ok(()) if is_given_up => run.in_doubt(),
             // Whoever claimed it stood still meanwhile: another attempt may have begun.
-            Ok(()) if attempt.deadline <= now && rules.hold(Rule::InTime) => {
+            Ok(()) if call_until <= now && rules.hold(Rule::InTime) => {
                 run.in_doubt();
                 self.disown(id, attempt);
             }
@@ -225,7 +236,7 @@ impl Core {
 
     /// Says of the claims on their way that they have not begun: nothing is called for them any more.
     pub(super) fn give_up(&mut self) {
-        for Claim { key, id, attempt } in mem::take(&mut self.claims.sent).into_values().flatten() {
+        for Claim { key, id, attempt, .. } in mem::take(&mut self.claims.sent).into_values().flatten() {
             let Some(run) = self.run_mut(&key, &id).filter(|run| run.attempt() == Some(&attempt)) else { continue };
             run.in_doubt();
             self.disown(id, attempt);
