@@ -17,7 +17,7 @@ SEEDS ?= 1000000
 sim:
 	@cargo run --locked -p cabloy-sim -- --seeds $(SEEDS) $(if $(ENGINE),--engine)
 
-# Every state of three masters and up to three agents, within bounds; LARGER=1, 2, … widens them, and then each of the 15
+# Every state of three masters and up to three agents, within bounds; LARGER=1, 2, … widens them, and then each of the 16
 # scenarios goes as far as it comes in so many SECONDS.
 LARGER ?= 0
 SECONDS ?= 120

@@ -54,6 +54,9 @@ impl Model for Exploration {
                 Property::always(law.name(), |_: &Self, world: &World| world.keeps(Law::KnowsAttempts))
             }
             Law::KnowsResults => Property::always(law.name(), |_: &Self, world: &World| world.keeps(Law::KnowsResults)),
+            Law::KnowsReadings => {
+                Property::always(law.name(), |_: &Self, world: &World| world.keeps(Law::KnowsReadings))
+            }
             Law::DoneIsDone => Property::always(law.name(), |_: &Self, world: &World| world.keeps(Law::DoneIsDone)),
             Law::AmnesiacsAreMute => {
                 Property::always(law.name(), |_: &Self, world: &World| world.keeps(Law::AmnesiacsAreMute))

@@ -110,6 +110,9 @@ pub const FAULTS: [Fault; 22] = [
 /// agents stand still, 8 cuts leaders off and moves clocks, 9 takes all memory while clocks keep pace.
 pub const DRILLS: u64 = 20;
 
+/// The drill that tells a story; in worlds with engines, where there are no others, as well.
+const STORIES: u64 = 5;
+
 /// A seed's world.
 #[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 #[derive(Clone, Debug)]
@@ -207,14 +210,28 @@ impl Plan {
     }
 
     /// A world with engines: no drill, and what is asked of the ledger is what they ask.
-    pub(crate) fn draw_for_engines(dice: &mut Dice) -> Self {
+    pub(crate) fn draw_for_engines(seed: u64, dice: &mut Dice) -> Self {
         let mut plan = Self { steps: dice.between(600, 1500), restless: false, ..Self::draw(DRILLS - 1, dice) };
         // Candidates are of their pods' revisions, and pods come and go with theirs.
         for fault in [Fault::Revise, Fault::Foreign, Fault::KillAgent] {
             plan.weights[fault as usize] = 0;
         }
         plan.trouble = dice.one_of(&[100, 300, 1000, 3000]);
+        if seed % DRILLS == STORIES {
+            plan.tell(&Tale::OF_ENGINES, dice);
+            plan.restless = false;
+        }
         plan
+    }
+
+    /// One of these stories is told, and little else happens.
+    fn tell(&mut self, tales: &[Tale], dice: &mut Dice) {
+        (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Loose, Memory::Minority, None);
+        (self.agents, self.restless, self.seeded) = (self.agents.max(3), true, true);
+        self.story = Some(dice.one_of(tales));
+        self.expect(&[(Fault::Cut, 1)]);
+        (self.loss, self.twice, self.slow, self.delay) = (0, 0, 0, self.delay.min(2000));
+        (self.trouble, self.work) = (1000, 100);
     }
 
     /// A world where one kind of trouble meets with what it takes to do harm.
@@ -252,14 +269,7 @@ impl Plan {
                 }
             }
             // A story, with little else.
-            5 => {
-                (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Loose, Memory::Minority, None);
-                (self.agents, self.restless, self.seeded) = (self.agents.max(3), true, true);
-                self.story = Some(dice.one_of(&Tale::ALL));
-                self.expect(&[(Fault::Cut, 1)]);
-                (self.loss, self.twice, self.slow, self.delay) = (0, 0, 0, self.delay.min(2000));
-                (self.trouble, self.work) = (1000, 100);
-            }
+            STORIES => self.tell(&Tale::OF_ELECTION, dice),
             // Locks are gone while candidates are at it, and there is nothing to write back.
             6 => {
                 (self.nodes, self.clocks, self.memory, self.far) = (3, Clocks::Loose, Memory::Kept, None);

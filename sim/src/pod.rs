@@ -315,6 +315,8 @@ impl World {
                 self.truth.leads(token, in_order, before, &records)?;
                 if self.with_engine {
                     self.engine_leads(id, token);
+                } else {
+                    self.truth.readings_are_known(token)?;
                 }
                 self.far_clocks(id, token)?;
                 self.one_leads(id, token)

@@ -1,22 +1,36 @@
-//! Chains of events that chance does not find, for rules that are needed too seldom.
+//! Chains of events that chance does not find, for rules that are needed too seldom: of elections and the ledger, and of
+//! engines on top of them.
 //!
 //! A story is a list of scenes. A scene begins when something has come to be so, and then something befalls who plays in
 //! it: a connection stands still, a node forgets, an agent is asked something. What they make of that is up to them; where
 //! they do not go along the story stays as it is, and is over after some time.
 
 mod finish_twice;
+mod half_done;
+mod half_read;
+mod late_claim;
+mod old_reading;
 mod seed_fence;
 mod seed_in_flight;
 
 use cabloy_redlock::Candidacy;
 use cabloy_redlock::core::{NodeId, OpId};
+use cabloy_redlock::message::Request;
 
 use crate::clock::Time;
+use crate::plan::Fault;
+use crate::stream::Stream;
 use crate::truth::Violation;
 use crate::world::{PodId, World, nanos};
 
 /// A run that nobody claims but who plays in a story.
 const RUN: &str = "story";
+
+/// A startup task that is new in a story of engines.
+const TASK: &str = "story";
+
+/// Its run, on the first revision.
+const TASK_RUN: &str = "u/story/r1";
 
 /// A story takes no longer than so many ttls.
 const PATIENCE: u64 = 3;
@@ -30,16 +44,31 @@ pub(crate) enum Tale {
     SeedFence,
     /// [`seed_in_flight`].
     SeedInFlight,
+    /// [`half_read`].
+    HalfRead,
+    /// [`half_done`].
+    HalfDone,
+    /// [`late_claim`].
+    LateClaim,
+    /// [`old_reading`].
+    OldReading,
 }
 
 impl Tale {
-    pub(crate) const ALL: [Self; 3] = [Self::FinishTwice, Self::SeedFence, Self::SeedInFlight];
+    /// Those of elections and the ledger alone.
+    pub(crate) const OF_ELECTION: [Self; 4] = [Self::FinishTwice, Self::SeedFence, Self::SeedInFlight, Self::HalfRead];
+    /// Those of worlds with engines.
+    pub(crate) const OF_ENGINES: [Self; 3] = [Self::HalfDone, Self::LateClaim, Self::OldReading];
 
     fn scenes(self) -> &'static [Scene] {
         match self {
             Self::FinishTwice => finish_twice::SCENES,
             Self::SeedFence => seed_fence::SCENES,
             Self::SeedInFlight => seed_in_flight::SCENES,
+            Self::HalfRead => half_read::SCENES,
+            Self::HalfDone => half_done::SCENES,
+            Self::LateClaim => late_claim::SCENES,
+            Self::OldReading => old_reading::SCENES,
         }
     }
 }
@@ -112,12 +141,17 @@ impl World {
         Some(Story { scenes: tale.scenes(), cast, over: self.now + PATIENCE * nanos(self.plan.ttl) })
     }
 
-    fn has_claim(&self, node: NodeId) -> bool {
-        self.nodes[node].model.memory().record(RUN).is_some()
+    fn has_claim(&self, node: NodeId, run: &str) -> bool {
+        self.nodes[node].model.memory().record(run).is_some()
     }
 
-    fn has_result(&self, node: NodeId) -> bool {
-        self.nodes[node].model.memory().record(RUN).is_some_and(|record| !record.results.is_empty())
+    fn has_result(&self, node: NodeId, run: &str) -> bool {
+        self.nodes[node].model.memory().record(run).is_some_and(|record| !record.results.is_empty())
+    }
+
+    /// The app of a pod works at the new task.
+    fn works(&self, pod: PodId) -> bool {
+        self.desks[pod].app.running.values().any(|work| work.run == TASK_RUN)
     }
 
     /// It is about to be seeded.
@@ -127,6 +161,26 @@ impl World {
 
     fn is_decided(&self, pod: PodId, op: OpId) -> bool {
         !self.pods[pod].asked.contains_key(&op)
+    }
+
+    /// What a candidate wants to read at this node waits there.
+    fn read_is_held(&self, pod: PodId, node: NodeId) -> bool {
+        self.holds(Stream::records(pod, node), |request| matches!(request, Request::Read { .. }))
+    }
+
+    /// What waits there arrives, and nothing that comes after it.
+    fn let_one_round_through(&mut self, stream: Stream) {
+        self.release(stream);
+        self.hold(stream);
+    }
+
+    /// Another agent may have the locks of these nodes at once.
+    fn offer_locks(&mut self, next: PodId, nodes: &[NodeId]) -> Result<(), Violation> {
+        for node in nodes {
+            self.inject(Fault::Expire, next, *node)?;
+            self.reconnect(next, *node, 2000);
+        }
+        Ok(())
     }
 
     /// Nobody reaches this node, and the leader gives its lock back: the next one has to do with the two others.

@@ -79,7 +79,20 @@ impl World {
         }
     }
 
+    /// What engines asked the ledger reaches them no earlier than when it is released, and whatever else does.
+    pub(crate) fn hold_readings(&mut self) {
+        self.say(|| "what engines asked the ledger waits".into());
+        self.readings = Some(Vec::new());
+    }
+
+    pub(crate) fn release_readings(&mut self) {
+        for due in self.readings.take().into_iter().flatten() {
+            self.engine_in(0, due);
+        }
+    }
+
     pub(crate) fn release_all(&mut self) {
+        self.release_readings();
         while let Some((stream, _)) = self.held.first_key_value() {
             self.release(*stream);
         }

@@ -97,18 +97,13 @@ impl World {
                 if !alive || self.pods[pod].stopped || (machine && self.pods[pod].is_tainted()) {
                     return Ok(false);
                 }
-                self.say(|| format!("a{pod} stands still{}", if machine { ", with its clock" } else { "" }));
-                let now = self.now;
-                let player = &mut self.pods[pod];
-                player.stopped = true;
-                let span = if machine {
-                    player.clock.stop(now);
+                if machine {
+                    let player = &mut self.pods[pod];
+                    player.clock.stop(self.now);
                     player.tainted.fill(true);
-                    self.dice.between(ttl, 3 * ttl)
-                } else {
-                    self.around(1000)
-                };
-                self.plan_in(span, Due::Resume(pod));
+                }
+                let span = if machine { self.dice.between(ttl, 3 * ttl) } else { self.around(1000) };
+                self.stand_still(pod, span);
             }
             Fault::RestartAgent => {
                 if !alive {
@@ -162,6 +157,14 @@ impl World {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// An agent's process stands still, and if its clock does as well, its machine.
+    pub(crate) fn stand_still(&mut self, pod: PodId, span: Time) {
+        let machine = self.pods[pod].clock.is_stopped();
+        self.say(|| format!("a{pod} stands still{}", if machine { ", with its clock" } else { "" }));
+        self.pods[pod].stopped = true;
+        self.plan_in(span, Due::Resume(pod));
     }
 
     pub(crate) fn stand(&mut self, pod: PodId, candidacy: Candidacy) -> Result<(), Violation> {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use cabloy_redlock::core::NodeId;
 use cabloy_redlock::model::ModelNode;
-use cabloy_redlock::record::{Record, Records};
+use cabloy_redlock::record::{Record, Records, RunResult};
 use serde_json::Value;
 
 /// What a world promises; each is checked at every step that could break it.
@@ -23,6 +24,8 @@ pub enum Promise {
     ClaimsKnown,
     /// A result that was acknowledged is never unread.
     ResultsKnown,
+    /// What a leader has read is known to every later leader.
+    ReadingsKnown,
     /// No attempt starts when another is known to be done.
     DoneIsDone,
     /// A node without memory has no say.
@@ -75,6 +78,13 @@ pub enum Promise {
     StartupOnce,
     /// A startup task waits for those that it comes after.
     TaskOrder,
+    /// A pod's own startup tasks are done there before its gate opens, each in its order, one attempt at a time, and not
+    /// again.
+    OwnTasks,
+    /// No tick is run but of the timetable that was in force at its time, or not yet replaced within a bound.
+    Edited,
+    /// What runs when its schedule is edited comes to an end that somebody tells.
+    EditKeeps,
 }
 
 /// A broken promise.
@@ -115,8 +125,8 @@ struct Recorded {
 
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
-    /// What each leader read: by token, the newest claim of each run.
-    terms: BTreeMap<u64, BTreeMap<String, Ballot>>,
+    /// What each leader read, by token.
+    terms: BTreeMap<u64, Records>,
     newest_token: u64,
     runs: BTreeMap<String, Run>,
     recorded: Vec<Recorded>,
@@ -173,8 +183,7 @@ impl Truth {
             return broken(Promise::LossSaid, format!("token {token} leads, and nobody said that memory was lost"));
         }
         self.newest_token = self.newest_token.max(token);
-        let known = records.iter().map(|(id, record)| (id.clone(), ballot(record))).collect();
-        self.terms.insert(token, known);
+        self.terms.insert(token, records.clone());
         let runs = self.runs.keys().cloned().collect::<Vec<_>>();
         runs.iter().try_for_each(|run| self.claims_are_known(run))?;
         let known = |run: &str, nonce: &str| records.get(run).and_then(|run| run.result(nonce)).map(|it| it.done);
@@ -185,8 +194,29 @@ impl Truth {
     fn claims_are_known(&self, id: &str) -> Result<(), Violation> {
         let Some(Run { started: Some((claim, nonce)), forgotten: false }) = self.runs.get(id) else { return Ok(()) };
         for (token, known) in self.terms.range(claim.0 + 1..) {
-            if known.get(id).is_none_or(|known| known < claim) {
+            if known.get(id).is_none_or(|known| ballot(known) < *claim) {
                 return broken(Promise::ClaimsKnown, format!("the leader with token {token} does not know of {nonce}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A leader knows what the one before it has read, and the next one what it has read: whoever acted upon that, it stays
+    /// so. What is to be forgotten may be gone, and so may everything once a majority's memory was lost.
+    pub(crate) fn readings_are_known(&self, token: u64) -> Result<(), Violation> {
+        let here = self.terms.get_key_value(&token).filter(|_| self.losses == 0);
+        let before = self.terms.range(..token).next_back().zip(here);
+        let after = here.zip(self.terms.range(token + 1..).next());
+        for ((earlier, read), (later, known)) in before.into_iter().chain(after) {
+            for (id, record) in read.iter().filter(|(id, _)| !self.runs.get(*id).is_some_and(|run| run.forgotten)) {
+                let has = |known: &Arc<Record>| {
+                    let result = |it: &RunResult| known.result(&it.nonce).is_some_and(|known| known.done || !it.done);
+                    ballot(known) >= ballot(record) && record.results.iter().all(result)
+                };
+                if !known.get(id).is_some_and(has) {
+                    let what = format!("the leader with token {later} does not know of {id} what {earlier} has read");
+                    return broken(Promise::ReadingsKnown, what);
+                }
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cabloy_crds::files::AgentFile;
+use cabloy_crds::files::{AgentFile, Schedule};
 use cabloy_redlock::core::{CallId, Event, NodeId, Timer};
 use cabloy_redlock::message::{Reply, Request, Wake};
 use cabloy_redlock::model::{Memory as Kept, ModelNode};
@@ -223,6 +223,8 @@ pub(crate) struct World {
     pub(crate) story: Option<Story>,
     /// Streams that stand still, and what waits there.
     pub(crate) held: BTreeMap<Stream, Vec<Due>>,
+    /// What engines are to hear of the ledger, while that is held up.
+    pub(crate) readings: Option<Vec<engine::Due>>,
     /// With engines; none of what follows is there else.
     pub(crate) with_engine: bool,
     pub(crate) scene: Scene,
@@ -234,6 +236,10 @@ pub(crate) struct World {
     /// The newest revision of the app.
     pub(crate) revision: u64,
     pub(crate) last_trigger: u64,
+    /// How often schedules were edited.
+    pub(crate) edits: u64,
+    /// Schedules that were taken out of the files, and may be put in again.
+    pub(crate) taken_out: Vec<Schedule>,
     pub(crate) outcome: Outcome,
     pub(crate) check: Check,
     tracing: bool,
@@ -298,8 +304,11 @@ impl World {
     fn new(seed: u64, laws: Laws, check: Check, tracing: bool) -> Self {
         let Laws { election: rules, engine } = laws;
         let mut dice = Dice::new(seed);
-        let plan = if engine.is_some() { Plan::draw_for_engines(&mut dice) } else { Plan::draw(seed, &mut dice) };
-        let scene = Scene::draw(plan.ttl, &mut dice);
+        let plan = if engine.is_some() { Plan::draw_for_engines(seed, &mut dice) } else { Plan::draw(seed, &mut dice) };
+        let mut scene = Scene::draw(plan.ttl, &mut dice);
+        if plan.story.is_some() {
+            scene.quieten();
+        }
         let file = Arc::new(scene.file.clone());
         let timing = Timing { ttl: plan.ttl };
         let rules = if plan.restless { rules.less(Rule::Rest) } else { rules };
@@ -323,14 +332,17 @@ impl World {
             first_run: 0,
             story: None,
             held: BTreeMap::new(),
+            readings: None,
             with_engine: engine.is_some(),
             scene,
             desks: Vec::new(),
-            watch: Watch::default(),
+            watch: Watch::new(&file),
             file,
             version: 0,
             revision: 1,
             last_trigger: 0,
+            edits: 0,
+            taken_out: Vec::new(),
             outcome: Outcome::default(),
             check,
             tracing,

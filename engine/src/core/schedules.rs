@@ -83,24 +83,23 @@ impl Core {
             self.tell(News::Awaits { id: memory_id(&name), awaits: BTreeSet::new() });
             self.tell(News::ScheduleGone(name));
         }
+        let rules = self.config.rules;
         for schedule in &file.schedules {
             let name: Arc<str> = schedule.name.as_str().into();
             let taken = match self.lines.get_mut(&name) {
-                Some(line) if line.schedule() == schedule => Ok(()),
-                Some(line) => line.update(schedule.clone(), moment.now),
-                None => {
+                Some(line) if line.schedule() == schedule || !rules.hold(Rule::EditAtOnce) => Ok(()),
+                Some(line) if rules.hold(Rule::EditInPlace) => line.update(schedule.clone(), moment.now),
+                _ => {
                     let memory = memories.remove(&schedule.name);
                     let records = runs.remove(&schedule.name).unwrap_or_default();
-                    Line::under(self.config.rules, schedule.clone(), memory, records, moment.now).map(
-                        |(line, actions)| {
-                            let over = actions.into_iter().filter_map(|it| match it {
-                                schedule::Action::Forget(id) => Some(id),
-                                _ => None,
-                            });
-                            self.keeping.over(&name, over);
-                            self.lines.insert(Arc::clone(&name), line);
-                        },
-                    )
+                    Line::under(rules, schedule.clone(), memory, records, moment.now).map(|(line, actions)| {
+                        let over = actions.into_iter().filter_map(|it| match it {
+                            schedule::Action::Forget(id) => Some(id),
+                            _ => None,
+                        });
+                        self.keeping.over(&name, over);
+                        self.lines.insert(Arc::clone(&name), line);
+                    })
                 }
             };
             if let Err(error) = taken {

@@ -205,10 +205,10 @@ impl Line {
         for stopped in [&mut self.memory.disabled, &mut self.memory.paused] {
             begins_anew |= stopped.take_if(|digest| *digest != self.digest).is_some();
         }
-        if begins_anew {
+        if begins_anew && self.rules.hold(Rule::InForce) {
             self.memory.low_water = self.memory.low_water.max(now);
-            self.unsaved = true;
         }
+        self.unsaved |= begins_anew;
         self.resume();
     }
 

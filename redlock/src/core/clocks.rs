@@ -101,7 +101,8 @@ impl Core {
     pub fn time_offset(&self) -> Option<i128> {
         let mut known: Vec<_> = self.nodes.iter().filter_map(|node| Some(node.clock.reading?.low)).collect();
         known.sort_unstable();
-        known.get(known.len().saturating_sub(self.majority())).copied()
+        let from_above = if self.rules.hold(Rule::MedianTime) { self.majority() } else { 1 };
+        known.get(known.len().saturating_sub(from_above)).copied()
     }
 }
 

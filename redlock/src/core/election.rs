@@ -429,7 +429,7 @@ impl Core {
             .zip(merged)
             .map(|(seq, (id, record))| (id, Arc::new(Record { token, seq, ..Arc::unwrap_or_clone(record) })))
             .collect();
-        if records.is_empty() {
+        if records.is_empty() || !self.rules.hold(Rule::WriteBack) {
             return self.begin_term(records, &BTreeSet::new());
         }
         let asked: BTreeSet<_> = attempt.granted.keys().copied().collect();

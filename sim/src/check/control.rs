@@ -41,6 +41,7 @@ pub const CONTROLS: &[Control] = &[
     control(&[Rule::ClaimMajority], Law::KnowsAttempts, "claim and election"),
     control(&[Rule::ReadRound], Law::KnowsAttempts, "claim and election"),
     control(&[Rule::LateGrant], Law::KnowsAttempts, "claim and election"),
+    control(&[Rule::WriteBack], Law::KnowsReadings, "half a claim, read"),
     control(&[Rule::FencedRead], Law::KnowsAttempts, "claim and loss"),
     control(&[Rule::SeedFence], Law::KnowsAttempts, "claim and loss"),
     control(&[Rule::PutOrder], Law::KnowsAttempts, "second attempt"),

@@ -108,6 +108,7 @@ impl Law {
             Self::TokenOnce => "no token leads twice",
             Self::KnowsAttempts => "a leader knows every attempt that started under a lower token",
             Self::KnowsResults => "a leader knows every result recorded before it began to read",
+            Self::KnowsReadings => "a leader knows every attempt that one with a lower token has read",
             Self::DoneIsDone => "no attempt starts after another was done",
             Self::AmnesiacsAreMute => "a node without memory has no say",
         }
@@ -180,6 +181,15 @@ fn half_claimed(world: &mut World) {
     world.lose(0, Loss::Empty);
     world.make(Step::Fire(0, Timer::Renew));
     world.arrive(0, 0);
+}
+
+/// Agent 0's claim was taken by A alone, and agent 1 is being elected by A and B.
+fn half_read(world: &mut World) {
+    claiming(world);
+    world.arrive(0, 0);
+    world.make(Step::Stand(1));
+    world.arrive(1, 0);
+    world.arrive(1, 1);
 }
 
 /// C had lost its memory, agent 0's seed has arrived there, and will once more.
@@ -315,6 +325,13 @@ pub const SCENARIOS: &[Scenario] = &[
         start: half_claimed,
         bounds: Bounds { turns: 1, tries: [0, 1, 0], ..NONE },
         goals: &[Goal::TwoLead, Goal::Seeded, Goal::Started],
+    },
+    Scenario {
+        name: "half a claim, read",
+        floors: &[0, 1, 2],
+        start: half_read,
+        bounds: Bounds { turns: 1, tries: [0, 0, 1], losses: 1, kinds: &[Loss::Empty], ..NONE },
+        goals: &[Goal::TwoLead],
     },
     Scenario {
         name: "seed twice",

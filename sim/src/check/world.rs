@@ -94,6 +94,8 @@ pub enum Law {
     KnowsAttempts,
     /// A leader knows every result that was recorded before it began to read.
     KnowsResults,
+    /// A leader knows every attempt that one with a lower token has read.
+    KnowsReadings,
     /// No attempt is started if another was recorded as done before it was asked for.
     DoneIsDone,
     /// A node that lost its memory has no say.
@@ -102,8 +104,14 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::TokenOnce, Self::KnowsAttempts, Self::KnowsResults, Self::DoneIsDone, Self::AmnesiacsAreMute];
+    pub const ALL: [Self; 6] = [
+        Self::TokenOnce,
+        Self::KnowsAttempts,
+        Self::KnowsResults,
+        Self::KnowsReadings,
+        Self::DoneIsDone,
+        Self::AmnesiacsAreMute,
+    ];
 }
 
 /// An agent and what its driver would hold for it.
@@ -615,8 +623,12 @@ impl World {
         let unknown = |(token, (_, known)): (&u64, &(usize, u32))| {
             started.values().any(|run| run.token < *token && run.number > *known)
         };
+        let in_order = terms.values().is_sorted_by_key(|(_, known)| *known);
         if terms.iter().any(unknown) {
             self.broken.insert(Law::KnowsAttempts);
+        }
+        if !in_order {
+            self.broken.insert(Law::KnowsReadings);
         }
     }
 

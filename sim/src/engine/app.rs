@@ -28,18 +28,27 @@ pub(crate) struct Work {
     kind: OutcomeKind,
 }
 
+/// What an agent and its app tell a call by. Each process counts the attempts at the pod's own tasks from one.
+pub(super) fn key(start: &Start, process: u32) -> String {
+    let nonce = &start.attempt.nonce;
+    if start.id.starts_with("i/") { format!("{} #{nonce} of {process}", start.id) } else { nonce.clone() }
+}
+
 impl World {
-    /// A call reaches the app of `pod`, under this token.
-    pub(super) fn app_is_called(&mut self, pod: PodId, start: &Start, token: u64) -> Result<(), Violation> {
+    /// A call reaches the app of `pod`, under this token, or of the pod's own.
+    pub(super) fn app_is_called(&mut self, pod: PodId, start: &Start, token: Option<u64>) -> Result<(), Violation> {
         let process = self.pods[pod].process;
-        let nonce = start.attempt.nonce.clone();
+        let nonce = key(start, process);
         if self.desks[pod].app.down || (!self.calm && self.dice.chance(self.scene.unreached)) {
             self.say(|| format!("a{pod} reaches no app with {} #{}", start.id, start.attempt.number));
             self.engine_in(MS, Due::Answer { pod, process, nonce, kind: OutcomeKind::NotBegun });
             return Ok(());
         }
-        self.say(|| format!("app {pod} begins {} #{} {nonce} under {token}", start.id, start.attempt.number));
-        self.begins(pod, start, token)?;
+        self.say(|| format!("app {pod} begins {} #{} {nonce} under {token:?}", start.id, start.attempt.number));
+        match token {
+            Some(token) => self.begins(pod, start, token)?,
+            None => self.own_begins(pod, start)?,
+        }
         let scene = &self.scene;
         let (fails, hangs, long) = if self.calm { (0, 0, 0) } else { (scene.fails, scene.hangs, scene.long) };
         let kind = if self.dice.chance(fails) { OutcomeKind::Failed } else { OutcomeKind::Done };

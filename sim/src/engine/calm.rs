@@ -39,6 +39,11 @@ impl World {
             self.hands_over_when(ttl, |world, pod| !world.desks[pod].is_settled())?;
             self.hands_over_when(ttl, |world, pod| world.desks[pod].is_calling())?;
         }
+        for _ in 0..4 {
+            self.until(ttl, World::is_busy)?;
+            self.edit();
+            self.until(ttl / 2, |_| false)?;
+        }
         let end = self.now_by_median();
         let end = watch::time(end - i128::from(ttl));
         let waited = self.now + ENDS_WITHIN * ttl;
@@ -51,6 +56,11 @@ impl World {
     /// The gate of who leads is open.
     fn is_open(&self) -> bool {
         self.leader().is_some_and(|pod| self.desks[pod].gate.is_open())
+    }
+
+    /// A claim of the leader's is on its way, or a call is made.
+    fn is_busy(&self) -> bool {
+        self.leader().is_some_and(|pod| !self.desks[pod].is_settled() || self.desks[pod].is_calling())
     }
 
     /// The leader hands over at such a moment, if there is one soon.

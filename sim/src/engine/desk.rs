@@ -54,9 +54,10 @@ pub(crate) struct Desk {
     pub(super) revision: u64,
     /// How far the time of day is ahead of the clock since boot, in nanoseconds, as of the last term.
     offset: i128,
-    /// Calls that are made or whose results are being recorded.
-    calls: BTreeMap<String, (Start, u64)>,
+    /// Calls that are made or whose results are being recorded, and the token of their term; the pod's own have none.
+    calls: BTreeMap<String, (Start, Option<u64>)>,
     set: u64,
+    gate_set: u64,
     asking: bool,
     /// The agent has been started, and is not only to be.
     pub(crate) started: bool,
@@ -86,6 +87,7 @@ impl Desk {
             offset: 0,
             calls: BTreeMap::new(),
             set: 0,
+            gate_set: 0,
             asking: false,
             started: false,
             app: App::default(),
@@ -111,7 +113,7 @@ impl Desk {
     }
 
     /// Whether no claim is on its way.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.term.as_ref().is_none_or(|term| term.core.is_settled())
     }
 
@@ -138,11 +140,12 @@ impl World {
                 }
             }
             Due::Wake { pod, set, .. } if self.desks[pod].set == set => self.engine_step(pod, Event::Wake),
-            Due::Wake { .. } => Ok(()),
             Due::Answer { pod, nonce, kind, .. } => self.answered(pod, &nonce, kind),
             Due::Late { pod, nonce, .. } => self.unanswered(pod, &nonce),
             Due::Record { pod, recording, outcome, .. } => self.record(pod, *recording, outcome),
             Due::Ask { pod, .. } => self.gate_asks(pod),
+            Due::Gate { pod, set, .. } if self.desks[pod].gate_set == set => self.gate_step(pod),
+            Due::Wake { .. } | Due::Gate { .. } => Ok(()),
             Due::Worked { pod, life, nonce } => {
                 self.worked(pod, life, nonce);
                 Ok(())
@@ -189,7 +192,12 @@ impl World {
 
     fn tell_engine(&mut self, pod: PodId, token: u64, event: Event) {
         let (process, after) = (self.pods[pod].process, self.moment());
-        self.engine_in(after, Due::Tell { pod, process, token, event });
+        let is_reading = matches!(event, Event::Read(_));
+        let due = Due::Tell { pod, process, token, event };
+        match &mut self.readings {
+            Some(held) if is_reading => held.push(due),
+            _ => self.engine_in(after, due),
+        }
     }
 
     pub(crate) fn engine_leads(&mut self, pod: PodId, token: u64) {
@@ -267,7 +275,7 @@ impl World {
                     let op = self.ask_of(pod, Asked::Read { token });
                     self.step(pod, Step::Look { op, ids: Some(ids) })?;
                 }
-                Action::Call(start) => self.call(pod, &start, token)?,
+                Action::Call(start) => self.call(pod, &start, Some(token))?,
                 Action::Cancel { id, attempt } => self.cancel(pod, id, &attempt)?,
                 Action::Disown { id, attempt } => {
                     self.say(|| format!("a{pod} says that {} #{} has not begun", id, attempt.number));
@@ -305,6 +313,7 @@ impl World {
     fn hear_engine(&mut self, pod: PodId, news: News) -> Result<(), Violation> {
         match news {
             News::Done(id) => {
+                self.watch.says_done(id.clone());
                 self.desks[pod].gate.note_done([id]);
                 self.gate_step(pod)
             }
@@ -409,10 +418,11 @@ impl World {
 
     // --- calls
 
-    fn call(&mut self, pod: PodId, start: &Start, token: u64) -> Result<(), Violation> {
+    fn call(&mut self, pod: PodId, start: &Start, token: Option<u64>) -> Result<(), Violation> {
         let (time, clock) = (self.time_of(pod), self.pods[pod].clock.read(self.now));
         let left = u64::try_from(start.attempt.deadline.as_nanosecond() - time.as_nanosecond()).unwrap_or_default();
-        let (process, nonce) = (self.pods[pod].process, start.attempt.nonce.clone());
+        let process = self.pods[pod].process;
+        let nonce = app::key(start, process);
         let when = self.pods[pod].clock.when(Instant::from_nanos(clock.as_nanos() + left));
         self.plan_at(when, crate::world::Due::Engine(Due::Late { pod, process, nonce: nonce.clone() }));
         self.desks[pod].calls.insert(nonce, (start.clone(), token));
@@ -423,12 +433,13 @@ impl World {
     /// A call has come to its end, and that is recorded, by whom it was made and whoever leads.
     fn answered(&mut self, pod: PodId, nonce: &str, kind: OutcomeKind) -> Result<(), Violation> {
         let Some((start, token)) = self.desks[pod].calls.get(nonce).cloned() else { return Ok(()) };
+        let outcome = app::outcome(kind, self.time_of(pod));
+        let Some(token) = token else { return self.own_ended(pod, nonce, &start, Some(outcome)) };
         let leads = self.desks[pod].term.as_ref().is_some_and(|term| term.token == token);
         if !leads && !self.desks[pod].rules.hold(Rule::RecordAlways) {
             self.desks[pod].calls.remove(nonce);
             return Ok(());
         }
-        let outcome = app::outcome(kind, self.time_of(pod));
         let recording = Recording::of_call(start.id.clone(), &start.attempt, &outcome);
         self.record(pod, recording, Some(outcome))
     }
@@ -441,8 +452,11 @@ impl World {
         if is_recorded || !self.desks[pod].app.running.contains_key(nonce) {
             return Ok(());
         }
-        let Some((start, _)) = self.desks[pod].calls.remove(nonce) else { return Ok(()) };
+        let Some((start, token)) = self.desks[pod].calls.remove(nonce) else { return Ok(()) };
         self.say(|| format!("a{pod} has no answer for {} before the deadline", start.id));
+        if token.is_none() {
+            return self.own_ended(pod, nonce, &start, None);
+        }
         self.engine_ended(pod, start.id, nonce.to_owned(), None)
     }
 
@@ -466,9 +480,8 @@ impl World {
         let desk = &mut self.desks[pod];
         let (was_open, done) = (desk.gate.is_open(), desk.gate.done().len());
         let file = Arc::clone(&desk.file);
-        // There are no tasks of scope Instance here, and so no calls.
-        let calls = desk.gate.step(&file, true, now);
-        debug_assert!(calls.is_empty());
+        let healthy = !desk.app.down;
+        let calls = desk.gate.step(&file, healthy, now);
         let (is_open, more) = (desk.gate.is_open(), desk.gate.done().len() > done);
         let (known, questions) = (desk.gate.done().clone(), !desk.gate.questions().is_empty());
         let (asking, process) = (desk.asking, self.pods[pod].process);
@@ -484,7 +497,29 @@ impl World {
             self.desks[pod].asking = true;
             self.engine_in(POLL, Due::Ask { pod, process });
         }
+        calls.iter().try_for_each(|start| self.call(pod, start, None))?;
+        if let Some(at) = self.desks[pod].gate.wake(now) {
+            let span = u64::try_from(at.as_nanosecond() - now.as_nanosecond()).unwrap_or_default();
+            self.gate_in(pod, span.clamp(MS, NAP));
+        }
         Ok(())
+    }
+
+    /// The gate has something to do after this time.
+    pub(super) fn gate_in(&mut self, pod: PodId, after: u64) {
+        self.desks[pod].gate_set += 1;
+        let (process, set) = (self.pods[pod].process, self.desks[pod].gate_set);
+        self.engine_in(after, Due::Gate { pod, process, set });
+    }
+
+    /// A call for a task of the pod's own has come to its end.
+    fn own_ended(&mut self, pod: PodId, key: &str, start: &Start, outcome: Option<Outcome>) -> Result<(), Violation> {
+        let now = self.time_of(pod);
+        self.desks[pod].calls.remove(key);
+        let done = outcome.as_ref().is_some_and(|outcome| outcome.kind == OutcomeKind::Done);
+        self.watch.own_ends(pod, start.id.clone(), done);
+        _ = self.desks[pod].gate.ended(&start.id, &start.attempt.nonce, outcome, now);
+        self.gate_step(pod)
     }
 
     fn gate_asks(&mut self, pod: PodId) -> Result<(), Violation> {

@@ -65,6 +65,15 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// For a story: nothing befalls apps, and they do what they are asked to.
+    pub(crate) fn quieten(&mut self) {
+        self.weights = [0; EVENTS.len()];
+        (self.unreached, self.fails, self.hangs, self.long) = (0, 0, 0, 0);
+        self.file.schedules.truncate(1);
+    }
+}
+
 /// The hash of the pods of a revision.
 pub(crate) fn hash(revision: u64) -> String {
     format!("h{revision}")
@@ -85,8 +94,9 @@ fn target() -> Target {
     Target::Http(HttpTarget { path: "/".to_owned(), method: Method::Post, body: None, remembers_runs: false })
 }
 
-fn schedule(number: u64, ttl_ms: u64, dice: &mut Dice) -> Schedule {
-    let every = ttl_ms * dice.one_of(&[1, 2, 4, 8]) / 4;
+/// A schedule, by its number.
+pub(crate) fn schedule(number: u64, ttl_ms: u64, dice: &mut Dice) -> Schedule {
+    let every = every(ttl_ms, dice);
     let overlap = dice.one_of(&[
         Overlap::Skip,
         Overlap::BufferOne,
@@ -116,13 +126,26 @@ fn schedule(number: u64, ttl_ms: u64, dice: &mut Dice) -> Schedule {
     }
 }
 
+/// How far ticks are apart, in milliseconds.
+pub(crate) fn every(ttl_ms: u64, dice: &mut Dice) -> u64 {
+    ttl_ms * dice.one_of(&[1, 2, 4, 8]) / 4
+}
+
 fn startups(ttl_ms: u64, dice: &mut Dice) -> Vec<Startup> {
     let seed = Startup {
         after: vec!["migrate".to_owned()],
         gate: dice.one_of(&[Gate::Ready, Gate::None]),
         ..startup("seed", ttl_ms)
     };
-    vec![startup("migrate", ttl_ms), seed]
+    let own = Startup {
+        scope: Scope::Instance,
+        after: vec![dice.one_of(&["migrate", "seed"]).to_owned()],
+        gate: dice.one_of(&[Gate::Ready, Gate::Ready, Gate::None]),
+        ..startup("warm", ttl_ms)
+    };
+    let mut startups = vec![startup("migrate", ttl_ms), seed];
+    startups.extend(dice.chance(600).then_some(own));
+    startups
 }
 
 /// A task that gates wait for.

@@ -24,10 +24,13 @@ pub enum Event {
     Trigger,
     /// There is one more startup task, for every revision.
     Task,
+    /// Somebody edits a schedule.
+    Edit,
 }
 
 /// All kinds.
-pub const EVENTS: [Event; 5] = [Event::AppCrash, Event::PodCrash, Event::Roll, Event::Trigger, Event::Task];
+pub const EVENTS: [Event; 6] =
+    [Event::AppCrash, Event::PodCrash, Event::Roll, Event::Trigger, Event::Task, Event::Edit];
 
 /// Something that will happen to an engine, a gate or an app.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub(crate) enum Due {
     Record { pod: PodId, process: u32, recording: Box<Recording>, outcome: Option<Outcome> },
     /// The gate asks the ledger.
     Ask { pod: PodId, process: u32 },
+    /// The gate's timer, unless it was set anew.
+    Gate { pod: PodId, process: u32, set: u64 },
     /// An app is through with something.
     Worked { pod: PodId, life: u32, nonce: String },
     /// The files reach a pod.
@@ -70,7 +75,8 @@ impl Due {
             | Self::Answer { pod, process, .. }
             | Self::Late { pod, process, .. }
             | Self::Record { pod, process, .. }
-            | Self::Ask { pod, process } => Some((*pod, *process)),
+            | Self::Ask { pod, process }
+            | Self::Gate { pod, process, .. } => Some((*pod, *process)),
             _ => None,
         }
     }
@@ -150,24 +156,30 @@ impl World {
                 self.publish(file);
             }
             Event::Task => {
-                let mut file = AgentFile::clone(&self.file);
-                if file.startups.len() > 3 {
+                let tasks = self.file.startups.len();
+                if tasks > 3 {
                     return Ok(false);
                 }
-                let name = format!("more{}", file.startups.len());
-                self.say(|| format!("there is one more startup task, {name}"));
-                file.startups.push(scene::startup(&name, file.election.ttl_ms));
-                for revision in file.revisions.values_mut() {
-                    revision.startups.insert(name.clone(), scene::task_revision(revision.number));
-                }
-                self.publish(file);
+                self.add_task(&format!("more{tasks}"));
             }
+            Event::Edit => self.edit(),
         }
         Ok(true)
     }
 
+    /// There is one more startup task, for every revision.
+    pub(crate) fn add_task(&mut self, name: &str) {
+        self.say(|| format!("there is one more startup task, {name}"));
+        let mut file = AgentFile::clone(&self.file);
+        file.startups.push(scene::startup(name, file.election.ttl_ms));
+        for revision in file.revisions.values_mut() {
+            revision.startups.insert(name.to_owned(), scene::task_revision(revision.number));
+        }
+        self.publish(file);
+    }
+
     /// App and agent are gone, and another pod takes the place.
-    fn replace_pod(&mut self, pod: PodId, revision: u64) {
+    pub(crate) fn replace_pod(&mut self, pod: PodId, revision: u64) {
         self.app_ends(pod);
         self.word_of(pod);
         self.desks[pod].replace(pod, revision);
@@ -191,7 +203,7 @@ impl World {
         self.engine_in(after, Due::Word { uid, until });
     }
 
-    pub(super) fn word(&mut self, uid: String, until: jiff::Timestamp) {
+    pub(crate) fn word(&mut self, uid: String, until: jiff::Timestamp) {
         let mut file = AgentFile::clone(&self.file);
         self.say(|| format!("the operator says that what {uid} had begun until {until} has ended"));
         file.ended.insert(uid, until);
@@ -217,7 +229,8 @@ impl World {
         self.file = Arc::new(file);
         self.version += 1;
         for pod in 0..self.pods.len() {
-            let after = if self.calm { 1000 } else { self.around(500) };
+            let at_once = self.calm || self.plan.story.is_some();
+            let after = if at_once { 1000 } else { self.around(500) };
             self.engine_in(after, Due::Files { pod, version: self.version, file: Arc::clone(&self.file) });
         }
     }
@@ -236,6 +249,9 @@ impl World {
             return Ok(());
         }
         self.desks[pod].app.down = false;
+        if self.desks[pod].started {
+            self.gate_in(pod, 0);
+        }
         self.health_changes(pod)
     }
 

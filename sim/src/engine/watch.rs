@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cabloy_crds::agent_status::{ScheduleStatus, TickResult, Verdict};
-use cabloy_crds::files::Schedule;
-use cabloy_crds::vocabulary::{CatchUpPolicy, Gate, Overlap};
+use cabloy_crds::files::{AgentFile, Schedule};
+use cabloy_crds::vocabulary::{CatchUpPolicy, Gate, Overlap, Scope};
 use cabloy_engine::core::{Kind, Start};
 use cabloy_engine::recording::Recording;
 use cabloy_engine::runs::{Outcome, OutcomeKind};
@@ -41,6 +41,30 @@ pub(crate) struct Watch {
     done: BTreeSet<String>,
     /// Everything has been well from then on.
     calm_since: Option<Timestamp>,
+    /// The startup tasks that are each pod's own, by pod and run, as its present process has called them.
+    own: BTreeMap<(PodId, String), Own>,
+    /// The timetables that each schedule has had.
+    timetables: BTreeMap<String, Vec<Timetable>>,
+}
+
+/// A startup task that is a pod's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Own {
+    /// The agent waits for an answer.
+    Runs,
+    Failed,
+    Done,
+}
+
+/// By what a schedule goes for some time.
+#[derive(Debug)]
+struct Timetable {
+    /// When it was published, by the masters.
+    since: i128,
+    /// How far ticks are apart, in milliseconds; none while there are to be none.
+    every: Option<u64>,
+    /// All was well by then, and so it reached everybody at once.
+    calm: bool,
 }
 
 /// A run, as it really went.
@@ -51,6 +75,21 @@ struct Run {
     is_final: bool,
     /// What was said that it came to.
     over: Option<Verdict>,
+    edited: Edits,
+}
+
+/// What befell the schedule of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Edits {
+    /// Nothing that is of interest.
+    #[default]
+    None,
+    /// An attempt was claimed when all was well, and nothing yet.
+    Claimed,
+    /// It was edited after that.
+    Kept,
+    /// It was taken out of the files.
+    TakenOut,
 }
 
 #[derive(Debug)]
@@ -66,11 +105,16 @@ struct Attempt {
 }
 
 /// A time of day, from nanoseconds since 1970.
-pub(super) fn time(nanos: i128) -> Timestamp {
+pub(crate) fn time(nanos: i128) -> Timestamp {
     Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 impl Watch {
+    pub(crate) fn new(file: &AgentFile) -> Self {
+        let first = |it: &Schedule| (it.name.clone(), vec![Timetable { since: 0, every: it.every_ms, calm: false }]);
+        Self { timetables: file.schedules.iter().map(first).collect(), ..Self::default() }
+    }
+
     fn high(&self) -> Timestamp {
         time(self.high)
     }
@@ -84,6 +128,33 @@ impl Watch {
     /// What starts with another process of an agent: its gate is shut.
     pub(super) fn process_ends(&mut self, pod: PodId) {
         self.open.remove(&pod);
+        self.own.retain(|(of, _), _| *of != pod);
+    }
+
+    /// The agent has its answer about a task of the pod's own, or waits no more for it.
+    pub(super) fn own_ends(&mut self, pod: PodId, run: String, done: bool) {
+        self.own.insert((pod, run), if done { Own::Done } else { Own::Failed });
+    }
+
+    /// The runs of a schedule's ticks.
+    fn ticks_of(&mut self, name: &str) -> impl Iterator<Item = &mut Run> {
+        let of = move |id: &str| matches!(parse_id(id), Some((of, Some(Occasion::Tick(_)))) if of == name);
+        self.runs.iter_mut().filter(move |(id, _)| of(id)).map(|(_, run)| run)
+    }
+
+    /// A schedule is in the files no more: of what runs nobody says what it comes to.
+    pub(super) fn taken_out(&mut self, name: &str) {
+        self.ticks_of(name).for_each(|run| run.edited = Edits::TakenOut);
+    }
+
+    /// A schedule has other ticks from now on, or none.
+    pub(super) fn edited(&mut self, name: &str, since: i128, every: Option<u64>) {
+        let calm = self.calm_since.is_some();
+        self.timetables.entry(name.to_owned()).or_default().push(Timetable { since, every, calm });
+        if calm {
+            let goes_on = |run: &&mut Run| run.edited == Edits::Claimed && run.over.is_none();
+            self.ticks_of(name).filter(goes_on).for_each(|run| run.edited = Edits::Kept);
+        }
     }
 
     pub(super) fn ends(&mut self, run: &str, nonce: &str, kind: OutcomeKind) {
@@ -103,8 +174,31 @@ impl Watch {
         parts.map(|(task, revision)| (task.to_owned(), revision.to_owned())).collect()
     }
 
+    /// A leader says that a startup task is done. Who led when a majority's memory was lost may say so of what is lost.
+    pub(super) fn says_done(&mut self, id: String) {
+        if self.losses == 0 {
+            self.runs.entry(id).or_default().over = Some(Verdict::Done);
+        }
+    }
+
+    /// Whether somebody has said what a run came to.
+    pub(crate) fn is_told(&self, id: &str) -> bool {
+        self.runs.get(id).is_some_and(|run| run.over.is_some())
+    }
+
     pub(super) fn all_is_well(&mut self) {
         self.calm_since = Some(self.high());
+    }
+
+    /// From when on no tick of a schedule's timetable may be missing, if it was seen by then.
+    fn settled_since(&self, name: &str, slack: i128) -> Timestamp {
+        match self.timetables.get(name).map(Vec::as_slice) {
+            Some([.., _, last]) if last.calm => time(last.since + slack),
+            // Nobody may have led when it was edited, and for some time after.
+            Some([.., _, _]) => self.calm_since.unwrap_or(Timestamp::MAX),
+            // When it was seen first is known.
+            _ => Timestamp::MIN,
+        }
     }
 
     /// Whether the app of any pod has ever done the task.
@@ -155,6 +249,12 @@ impl World {
             {
                 let now = self.watch.high();
                 return broken(Promise::NotAhead, format!("a{pod} claims {tick} when it is {now} by the masters"));
+            }
+            if self.watch.calm_since.is_some() {
+                let run = self.watch.runs.entry(put.id.clone()).or_default();
+                if run.edited == Edits::None {
+                    run.edited = Edits::Claimed;
+                }
             }
             self.note_sent(pod, put);
         }
@@ -219,10 +319,11 @@ impl World {
         let Some((name, Some(Occasion::Tick(tick)))) = parse_id(&start.id) else { return Ok(()) };
         let Some(schedule) = self.schedule(name).cloned() else { return Ok(()) };
         self.begins_in_time(&schedule, tick, start)?;
+        self.is_in_force(name, tick, start)?;
         if matches!(schedule.overlap, Overlap::AllowAll | Overlap::CancelOther) || self.plan.clocks == Clocks::Jump {
             return Ok(());
         }
-        let runs = self.watch.runs.iter().filter(|(id, _)| **id != start.id);
+        let runs = self.watch.runs.iter().filter(|(id, run)| **id != start.id && run.edited != Edits::TakenOut);
         let others = runs.filter(|(id, _)| matches!(parse_id(id), Some((of, Some(Occasion::Tick(_)))) if of == name));
         let busy = others.flat_map(|(id, run)| run.attempts.iter().map(move |it| (id, it))).filter(|(_, it)| it.runs);
         let busy: Vec<_> = busy.map(|(id, attempt)| (id.clone(), attempt.deadline)).collect();
@@ -256,6 +357,49 @@ impl World {
         Ok(())
     }
 
+    /// A tick is of the timetable that was in force when it came, or that its leader had to take for that: files are on
+    /// their way for a ttl at most.
+    fn is_in_force(&self, name: &str, tick: Timestamp, start: &Start) -> Result<(), Violation> {
+        let Some(tables) = self.watch.timetables.get(name) else { return Ok(()) };
+        if start.attempt.number > 1 || self.plan.clocks == Clocks::Jump {
+            return Ok(());
+        }
+        let (slack, way) = (self.slack(), i128::from(nanos(self.plan.ttl)));
+        let until = |next: &Timetable| next.since + slack + if next.calm { 0 } else { way };
+        let is_of = |(at, table): (usize, &Timetable)| {
+            let fits = |every: u64| tick.as_nanosecond() % i128::from(every * MS) == 0;
+            table.every.is_some_and(fits)
+                && tick.as_nanosecond() >= table.since - slack
+                && tables.get(at + 1).is_none_or(|next| tick.as_nanosecond() <= until(next))
+        };
+        if tables.iter().enumerate().any(is_of) {
+            return Ok(());
+        }
+        broken(Promise::Edited, format!("{} begins, of a timetable that is not in force: {tables:?}", start.id))
+    }
+
+    /// An app begins an attempt at a task of its pod's own.
+    pub(super) fn own_begins(&mut self, pod: PodId, start: &Start) -> Result<(), Violation> {
+        let (id, what) = (start.id.clone(), format!("{} #{} of pod {pod}", start.id, start.attempt.number));
+        let revision = task_revision(self.desks[pod].revision);
+        if let Some(before) = self.not_done_before(pod, &start.name, &revision) {
+            return broken(Promise::OwnTasks, format!("{what} begins before {before} is done"));
+        }
+        match self.watch.own.insert((pod, id), Own::Runs) {
+            Some(other @ (Own::Runs | Own::Done)) => {
+                broken(Promise::OwnTasks, format!("{what} begins beside or after another attempt: {other:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What `task` comes after and is not done, if there is such.
+    fn not_done_before(&self, pod: PodId, task: &str, revision: &str) -> Option<String> {
+        let task = self.desks[pod].file.startups.iter().find(|it| it.name == task)?;
+        let mut before = task.after.iter().map(|before| record_id(before, revision));
+        before.find(|id| self.watch.losses == 0 && !self.watch.was_done(id))
+    }
+
     fn startup_begins(&mut self, pod: PodId, task: &str, revision: &str) -> Result<(), Violation> {
         let own = self.desks[pod].revision;
         if revision != task_revision(own) {
@@ -265,14 +409,10 @@ impl World {
         if file.floor.startups.get(task).is_some_and(|done| done.iter().any(|it| it == revision)) {
             return broken(Promise::StartupOnce, format!("app {pod} runs {task}, which its files say is done"));
         }
-        let after = file.startups.iter().find(|it| it.name == task).map(|it| it.after.clone()).unwrap_or_default();
-        for before in after {
-            let id = record_id(&before, revision);
-            if self.watch.losses == 0 && !self.watch.was_done(&id) {
-                return broken(Promise::TaskOrder, format!("app {pod} runs {task} before {id} is done"));
-            }
+        match self.not_done_before(pod, task, revision) {
+            Some(id) => broken(Promise::TaskOrder, format!("app {pod} runs {task} before {id} is done")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// A gate was shut or open, and is now.
@@ -284,9 +424,14 @@ impl World {
         if is_open && !known {
             self.say(|| format!("the gate of pod {pod} opens"));
             let revision = task_revision(self.desks[pod].revision);
-            let tasks = &self.desks[pod].file.startups;
-            let waits = tasks.iter().filter(|it| it.gate == Gate::Ready).map(|it| record_id(&it.name, &revision));
-            if let Some(id) = waits.into_iter().find(|id| self.watch.losses == 0 && !self.watch.was_done(id)) {
+            let tasks = || self.desks[pod].file.startups.iter().filter(|it| it.gate == Gate::Ready);
+            let own = tasks().filter(|it| it.scope == Scope::Instance).map(|it| format!("i/{}", it.name));
+            let is_done = |id: &String| self.watch.own.get(&(pod, id.clone())) == Some(&Own::Done);
+            if let Some(id) = own.into_iter().find(|id| !is_done(id)) {
+                return broken(Promise::OwnTasks, format!("the gate of pod {pod} opens before {id} is done there"));
+            }
+            let all = tasks().filter(|it| it.scope == Scope::Cluster).map(|it| record_id(&it.name, &revision));
+            if let Some(id) = all.into_iter().find(|id| self.watch.losses == 0 && !self.watch.was_done(id)) {
                 return broken(Promise::GateWaits, format!("the gate of pod {pod} opens before {id} is done"));
             }
         }
@@ -347,7 +492,10 @@ impl World {
         if self.watch.losses > 0 || self.plan.clocks == Clocks::Jump {
             return Ok(());
         }
-        for schedule in &self.file.schedules {
+        if let Some((id, _)) = self.watch.runs.iter().find(|(_, run)| run.edited == Edits::Kept && run.over.is_none()) {
+            return broken(Promise::EditKeeps, format!("{id} ran when its schedule was edited, and does not end"));
+        }
+        for schedule in self.file.schedules.iter().filter(|it| !it.suspend) {
             let kept = matches!(schedule.overlap, Overlap::BufferAll | Overlap::AllowAll)
                 && schedule.catch_up.policy == CatchUpPolicy::All
                 && schedule.catch_up.window_ms > 1_000_000;
@@ -358,7 +506,8 @@ impl World {
                 continue;
             }
             let every = i64::try_from(every).unwrap_or(i64::MAX);
-            let mut tick = (created.as_millisecond() / every + 1) * every;
+            let since = self.watch.settled_since(&schedule.name, self.slack()).max(*created);
+            let mut tick = (since.as_millisecond() / every + 1) * every;
             while tick <= until.as_millisecond() {
                 let at = Timestamp::from_millisecond(tick).unwrap_or(Timestamp::MAX);
                 let id = run_id(&schedule.name, &Occasion::Tick(at));

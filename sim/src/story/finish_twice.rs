@@ -17,7 +17,7 @@ pub(super) const SCENES: &[Scene] = &[
         },
     },
     Scene {
-        when: |world, cast| world.is_decided(cast.leader, cast.op) && (0..3).all(|node| world.has_claim(node)),
+        when: |world, cast| world.is_decided(cast.leader, cast.op) && (0..3).all(|node| world.has_claim(node, RUN)),
         then: |world, cast| {
             world.hold(Stream::records(cast.other, cast.witness));
             world.hold(Stream::records(cast.other, cast.third));
@@ -27,7 +27,7 @@ pub(super) const SCENES: &[Scene] = &[
         },
     },
     Scene {
-        when: |world, cast| world.has_result(cast.forgetful),
+        when: |world, cast| world.has_result(cast.forgetful, RUN),
         // It hears nothing of the new life, for it asks nothing.
         then: |world, cast| world.inject(Fault::Flush, cast.other, cast.forgetful).map(|_| ()),
     },

@@ -15,11 +15,7 @@ pub(super) const SCENES: &[Scene] = &[
         then: |world, cast| {
             world.hold(Stream::locks(cast.leader, cast.witness));
             world.hold(Stream::records(cast.leader, cast.witness));
-            for node in [cast.forgetful, cast.witness] {
-                world.inject(Fault::Expire, cast.other, node)?;
-                world.reconnect(cast.other, node, 2000);
-            }
-            Ok(())
+            world.offer_locks(cast.other, &[cast.forgetful, cast.witness])
         },
     },
     Scene {

@@ -47,7 +47,7 @@ pub(super) const SCENES: &[Scene] = &[
         },
     },
     Scene {
-        when: |world, cast| world.has_claim(cast.forgetful),
+        when: |world, cast| world.has_claim(cast.forgetful, RUN),
         then: |world, cast| {
             world.inject(Fault::Flush, cast.leader, cast.forgetful)?;
             world.hold(Stream::records(cast.leader, cast.forgetful));
