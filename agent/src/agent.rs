@@ -21,7 +21,7 @@ use crate::reload::{self, Config, Places};
 use crate::server::{self, ListenError};
 use crate::shared::{Identity, Shared};
 use crate::signing::Signing;
-use crate::{export, gate, guard, health, resume, warm_up};
+use crate::{export, gate, guard, health, resume, takeover, warm_up};
 
 /// How long a drain may take before it is answered all the same.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -94,6 +94,7 @@ impl Agent {
         parts.spawn(guard::presence::show_presence(Arc::clone(&shared), end.clone()));
         parts.spawn(guard::guard_schedules(Arc::clone(&shared), end.clone()));
         parts.spawn(resume::ask_again(Arc::clone(&shared), calls.clone(), end.clone()));
+        parts.spawn(takeover::take_over_schedules(Arc::clone(&shared), end.clone()));
         parts.spawn(lead(Arc::clone(&shared), drain.released.clone(), calls.clone(), end.clone()));
 
         stop.cancelled().await;

@@ -25,7 +25,7 @@ use crate::files::Loaded;
 use crate::ledger::{Ledger, Put, PutError, ReadError, Record};
 use crate::metrics::TickLabel;
 use crate::runs::{Attempt, Outcome, between};
-use crate::shared::{Identity, Shared};
+use crate::shared::{Identity, Shared, Takes};
 use crate::target;
 use crate::traces::End;
 
@@ -82,6 +82,7 @@ impl Engine {
         let (ended, mut ends) = mpsc::unbounded_channel();
         let mut gate = shared.gate.subscribe();
         let mut done = shared.done.subscribe();
+        let mut handovers = shared.handovers.subscribe();
         let lost = term.lost().clone();
         let calls = Caller { tasks, shared: Arc::clone(&shared), ledger: ledger.clone(), term: term.clone(), ended };
         let mut engine = Self { shared, ledger, term, calls, loaded, io: JoinSet::new() };
@@ -98,6 +99,7 @@ impl Engine {
         };
         engine.carry_out(actions);
         gate.mark_changed();
+        handovers.mark_changed();
         loop {
             let nap = core.wake().map_or(NAP, |at| between(engine.term.time(), at).min(NAP));
             let event = tokio::select! {
@@ -111,6 +113,7 @@ impl Engine {
                 },
                 Some(Ended { id, nonce, outcome }) = ends.recv() => Event::Ended { id, nonce, outcome },
                 Ok(()) = gate.changed() => if *gate.borrow_and_update() { Event::GateOpen } else { continue },
+                Ok(()) = handovers.changed() => Event::Handovers(handovers.borrow_and_update().clone()),
                 Ok(()) = done.changed() => Event::Done(done.borrow_and_update().clone()),
                 Ok(()) = config.changed() => {
                     let Some(loaded) = config.borrow_and_update().loaded.clone() else { continue };
@@ -226,6 +229,7 @@ impl Shared {
                 let (verdict, reason): (Verdict, _) = (ending.verdict, ending.reason);
                 tracing::info!(%task, ?verdict, reason, "startup task over");
             }
+            News::TakenOver(name) => self.show_take(&name, Takes::Kept),
             News::Over { schedule, id, since, result } => {
                 let TickResult { tick, trigger, backfill, verdict, reason, message, attempts, at } = &*result;
                 let end = End { verdict: *verdict, reason, message, attempts: *attempts, since, at: *at };

@@ -99,6 +99,7 @@ pub fn load(dir: &Path) -> Result<(Loaded, Vec<PathBuf>), Bad> {
     let clients = roles.get(REDLOCK_ROLE).cloned().unwrap_or_default();
     let mut used: BTreeSet<&str> = file.schedules.iter().filter_map(|schedule| schedule.target.role()).collect();
     used.extend(file.guard.iter().flat_map(|guard| [guard.role.as_str(), guard.startups.role.as_str()]));
+    used.extend(file.takeover.iter().map(|takeover| takeover.role.as_str()));
     let of_targets = used.iter().filter_map(|role| roles.get(*role)).flatten();
     let secrets: BTreeSet<_> = secret_files(clients.iter().chain(of_targets)).collect();
     let secrets: Vec<_> = secrets.into_iter().collect();
@@ -276,6 +277,22 @@ fn check(file: &AgentFile) -> Vec<Problem> {
     for (field, message) in file.guard.iter().flat_map(check_guard) {
         wrong(format!("guard{field}"), message);
     }
+    for (field, message) in file.takeover.iter().flat_map(|it| check_queues(&it.prefix, &it.queue)) {
+        wrong(format!("takeover{field}"), message);
+    }
+    let mut natives = BTreeSet::new();
+    for schedule in &file.schedules {
+        let Some(native) = &schedule.takes_over else { continue };
+        if file.takeover.is_none() {
+            wrong(
+                format!("schedules.{}.takesOver", schedule.name),
+                "write in takeover where the app's own schedules are",
+            );
+        }
+        if !natives.insert(native) {
+            wrong(format!("schedules.{}.takesOver", schedule.name), "another schedule takes over the same");
+        }
+    }
     for name in endless(file) {
         wrong(format!("startups.{name}.after"), "it names a task that is not there, or leads back to itself");
     }
@@ -297,17 +314,22 @@ fn check_by_hand(schedule: &Schedule) -> Vec<Wrong> {
 
 fn check_guard(guard: &Guard) -> Vec<Wrong> {
     let Guard { prefix, queue, startups, .. } = guard;
+    let mut wrong = check_queues(prefix, queue);
+    wrong.extend(only_bad([(
+        !startups.keys.contains(":a-base:startupDebounce:"),
+        ".startups.keys",
+        "write a pattern of the keys of startup flags, such as cache_shop:*:a-base:startupDebounce:*",
+    )]));
+    wrong
+}
+
+fn check_queues(prefix: &str, queue: &str) -> Vec<Wrong> {
     only_bad([
         (prefix.is_empty(), ".prefix", "write the prefix of the app's queues, such as bull_shop:queue"),
         (
             !queue.starts_with("||") || queue.contains(':'),
             ".queue",
             "write what comes after the instance in the name of a queue of schedules: ||a-base||schedule, or in Vona ||a-schedule.queue.schedule",
-        ),
-        (
-            !startups.keys.contains("startupDebounce:"),
-            ".startups.keys",
-            "write a pattern of the keys of startup flags, such as cache_shop:*:a-base:startupDebounce:*",
         ),
     ])
 }

@@ -12,7 +12,7 @@
 //! * [`warm_up`]: first requests to the app's worker processes, for which apps of `CabloyJS` 4 wait.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside; [`traces`] and [`export`]: a
 //!   trace for each run.
-//! * [`guard`]: the app's own schedules are guarded through rollouts.
+//! * [`guard`]: the app's own schedules are guarded through rollouts; [`takeover`]: schedules take their place; [`lead`]: when.
 //! * [`agent`]: all of it together.
 
 pub use cabloy_engine::{digest, runs, schedule, startup};
@@ -31,6 +31,7 @@ pub mod files;
 pub mod gate;
 pub mod guard;
 pub mod health;
+pub mod lead;
 pub mod ledger;
 pub mod masters;
 pub mod metrics;
@@ -41,6 +42,7 @@ pub mod roles;
 pub mod server;
 pub mod shared;
 pub mod signing;
+pub mod takeover;
 pub mod target;
 pub mod traces;
 pub mod warm_up;

@@ -105,6 +105,8 @@ pub struct Metrics {
     pub transitions: Counter,
     /// Schedules of the app's own that were put back.
     pub native_put_back: Counter,
+    /// Schedules of the app's own that are taken over, and were removed as a pod had added them again.
+    pub native_removed: Counter,
     /// Old jobs of the app's own schedules that were removed.
     pub native_trimmed: Counter,
     /// Flags of startups that were removed, as they were another revision's.
@@ -162,6 +164,7 @@ impl Default for Metrics {
             calls: Counter::default(),
             transitions: Counter::default(),
             native_put_back: Counter::default(),
+            native_removed: Counter::default(),
             native_trimmed: Counter::default(),
             startup_flags_removed: Counter::default(),
             ledger: LedgerMetrics::default(),
@@ -181,6 +184,7 @@ impl Default for Metrics {
             calls,
             transitions,
             native_put_back,
+            native_removed,
             native_trimmed,
             startup_flags_removed,
             ledger,
@@ -202,6 +206,11 @@ impl Default for Metrics {
             "native_schedules_put_back",
             "Schedules of the app's own that were put back",
             native_put_back.clone(),
+        );
+        registry.register(
+            "native_schedules_removed",
+            "Schedules of the app's own that are taken over, and were removed as a pod had added them again",
+            native_removed.clone(),
         );
         registry.register(
             "native_jobs_trimmed",

@@ -22,6 +22,7 @@ use crate::metrics::{Metrics, Snapshot};
 use crate::reload::Config;
 use crate::roles::Roles;
 use crate::runs::OutcomeKind;
+use crate::schedule::Handover;
 use crate::signing::Signing;
 use crate::startup::{Place, Plan};
 use crate::target::Ways;
@@ -67,6 +68,10 @@ pub struct Shared {
     pub gate: watch::Sender<bool>,
     /// Ids of the startup tasks of the pod's revision that are known to be done.
     pub done: watch::Sender<BTreeSet<String>>,
+    /// How far the schedules are that take over one of the app's own; only the leader knows.
+    pub takes: watch::Sender<BTreeMap<String, Takes>>,
+    /// How they do it, as far as it is decided.
+    pub handovers: watch::Sender<BTreeMap<Arc<str>, Handover>>,
     /// The election, once there are files with masters.
     pub elector: watch::Sender<Option<Elector>>,
     /// The connections to the app's own roles.
@@ -78,6 +83,19 @@ pub struct Shared {
     board: Mutex<Board>,
     /// The calls to the app that are being made or whose results are being recorded, by the attempt's nonce.
     calls: Mutex<BTreeMap<String, CancellationToken>>,
+}
+
+/// How far a schedule is that takes over one of the app's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// It waits.
+    Waits,
+    /// It has, and the ledger does not know yet.
+    Begun,
+    /// It has, and the ledger remembers.
+    Kept,
+    /// Nothing of it is left in Redis besides.
+    Cleared,
 }
 
 /// What is only written down to be shown.
@@ -93,8 +111,20 @@ struct Board {
     guard: Option<GuardStatus>,
     /// Why the app's own schedules are not guarded.
     unguarded: Option<Problem>,
+    /// What schedules wait for that take over one of the app's own, by name.
+    waits: BTreeMap<String, String>,
+    /// Why they cannot.
+    not_taken: Option<Problem>,
     /// Why worker processes of the app may take no jobs.
     cold: Option<Problem>,
+}
+
+impl Board {
+    /// A schedule, with what is known of what it waits for.
+    fn with_waits(&self, schedule: &ScheduleStatus) -> ScheduleStatus {
+        let said = schedule.waits_for.as_ref().and_then(|_| self.waits.get(&schedule.name));
+        ScheduleStatus { waits_for: said.or(schedule.waits_for.as_ref()).cloned(), ..schedule.clone() }
+    }
 }
 
 impl Shared {
@@ -118,6 +148,8 @@ impl Shared {
             aside: watch::Sender::new(false),
             gate: watch::Sender::new(false),
             done: watch::Sender::default(),
+            takes: watch::Sender::default(),
+            handovers: watch::Sender::default(),
             elector: watch::Sender::default(),
             roles: Roles::default(),
             metrics,
@@ -208,10 +240,17 @@ impl Shared {
         board.schedules.clear();
         board.alarms.clear();
         board.awaits.clear();
+        self.takes.send_replace(BTreeMap::new());
+        self.handovers.send_replace(BTreeMap::new());
     }
 
     /// Shows a schedule, and what somebody should look at about it.
     pub fn show_schedule(&self, status: ScheduleStatus, alarm: Option<Problem>) {
+        if status.waits_for.is_some() {
+            self.show_take(&status.name, Takes::Waits);
+        } else if self.takes.borrow().get(&status.name) == Some(&Takes::Waits) {
+            self.show_take(&status.name, Takes::Begun);
+        }
         let mut board = self.board();
         match alarm {
             Some(alarm) => _ = board.alarms.insert(status.name.clone(), alarm),
@@ -222,9 +261,30 @@ impl Shared {
 
     /// Shows a schedule no more.
     pub fn hide_schedule(&self, name: &str) {
+        self.takes.send_if_modified(|takes| takes.remove(name).is_some());
         let mut board = self.board();
         board.schedules.remove(name);
         board.alarms.remove(name);
+    }
+
+    /// Shows how far a schedule is that takes over one of the app's own.
+    pub fn show_take(&self, name: &str, stage: Takes) {
+        self.takes.send_if_modified(|takes| takes.insert(name.to_owned(), stage) != Some(stage));
+    }
+
+    /// Decides how a schedule takes over one of the app's own.
+    pub fn hand_over(&self, name: &str, handover: &Handover) {
+        self.handovers.send_if_modified(|handovers| {
+            let before = handovers.insert(name.into(), handover.clone());
+            before.as_ref() != Some(handover)
+        });
+    }
+
+    /// Shows what schedules wait for that take over one of the app's own, and why they cannot.
+    pub fn show_takeovers(&self, waits: BTreeMap<String, String>, problem: Option<Problem>) {
+        let mut board = self.board();
+        board.waits = waits;
+        board.not_taken = problem;
     }
 
     /// Shows what the guard of the app's own schedules sees and does, or why there is none.
@@ -320,6 +380,7 @@ impl Shared {
         problems.extend(self.elector().into_iter().flat_map(|elector| memory_problems(&elector.status())));
         problems.extend(board.alarms.values().cloned());
         problems.extend(board.unguarded.clone());
+        problems.extend(board.not_taken.clone());
         problems.extend(self.traces.problem().filter(|_| self.traces.settings().is_some()));
         problems.extend(board.cold.clone());
         let failed = board.startups.values().filter(|it| it.state == StartupState::Failed);
@@ -347,7 +408,7 @@ impl Shared {
             signing: SigningStatus { keys: signing.keys() },
             problems,
             election,
-            schedules: board.schedules.values().cloned().collect(),
+            schedules: board.schedules.values().map(|schedule| board.with_waits(schedule)).collect(),
             startups: board.startups.values().cloned().collect(),
             awaits: board.awaits.values().flatten().cloned().collect(),
             guard: board.guard.clone(),

@@ -1,4 +1,5 @@
-//! Schedules that the guard puts back, as the `BullMQ` of `CabloyJS` 4, and that of Vona, itself adds, lists and runs them.
+//! Schedules that the guard puts back, and those that are taken over, as the `BullMQ` of `CabloyJS` 4, and that of Vona, itself adds,
+//! lists and runs them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -10,6 +11,9 @@ use cabloy_agent::guard::dialect::Dialect;
 use cabloy_agent::guard::memory::{Memory, Seen};
 use cabloy_agent::guard::repeat::{Found, Job};
 use cabloy_agent::guard::store::{Keys, PutBack, Store};
+use cabloy_agent::schedule::Handover;
+use cabloy_agent::takeover;
+use cabloy_agent::takeover::store::{Decided, Release};
 use cabloy_crds::files::Guard;
 use cabloy_crds::vocabulary::Generation;
 use cabloy_tests::npm;
@@ -137,7 +141,12 @@ struct Worker(Child);
 
 impl Worker {
     fn start(bench: &Bench) -> (Self, impl Iterator<Item = Value> + use<>) {
-        let mut command = bench.command(&["work"]);
+        Self::at_work(bench, "0")
+    }
+
+    /// One that takes so many milliseconds for each job.
+    fn at_work(bench: &Bench, ms: &str) -> (Self, impl Iterator<Item = Value> + use<>) {
+        let mut command = bench.command(&["work", ms]);
         command.stdout(Stdio::piped());
         let mut process = spawn(command).unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
@@ -338,4 +347,76 @@ async fn old_jobs_are_removed_but_for_so_many() {
     assert!(bench.job(&ids[0]).is_empty() && !bench.job(before.last().unwrap()).is_empty());
     assert_eq!(bench.store.trim(&mut bench.connection, "completed", 2).await.unwrap(), 0);
     assert_eq!(bench.store.trim(&mut bench.connection, "failed", 0).await.unwrap(), 0);
+}
+
+fn taker(token: u64) -> takeover::store::Store {
+    let file = json!({"role": "queue", "prefix": "bull_shop:queue", "queue": "||a-base||schedule"});
+    takeover::store::Store::new(&serde_json::from_value(file).unwrap(), token)
+}
+
+fn tick_of(id: &str) -> Timestamp {
+    Timestamp::from_millisecond(id.rsplit_once(':').unwrap().1.parse().unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_is_taken_out_with_its_next_tick_and_no_other_one() {
+    require!(npm::found());
+    let mut bench = Bench::new(V4).await;
+    let id = bench.bullmq(&["add", ".shop.nightly", r#"{"every":3600000}"#]);
+    let other = bench.bullmq(&["add", ".shop.nightly2", r#"{"every":3600000}"#]);
+    let taker = taker(7);
+    let connection = &mut bench.connection;
+    assert_eq!(taker.release(connection, "shop.nightly", V4.queue).await.unwrap(), Release::Done);
+    assert_eq!(taker.release(connection, "shop.nightly", V4.queue).await.unwrap(), Release::Done, "as it was");
+    let next = tick_of(id.as_str().unwrap());
+    let rest = taker.rest(connection, "shop.nightly").await.unwrap();
+    assert_eq!((rest.pending, rest.left.len()), (BTreeMap::from([(String::new(), next)]), 0));
+
+    let handover = Handover { owed: BTreeMap::from([(next, vec!["north".into()])]), missed: 1, from: next };
+    let decided = Decided { schedule: "s".into(), handover };
+    assert_eq!(taker.decided(connection, "shop.nightly").await.unwrap(), None);
+    assert_eq!(taker.decide(connection, "shop.nightly", &decided).await.unwrap(), None);
+    assert_eq!(taker.decided(connection, "shop.nightly").await.unwrap(), Some(decided.clone()));
+    let old = self::taker(6);
+    assert_eq!(old.release(connection, "shop.nightly2", V4.queue).await.unwrap(), Release::Fenced(7));
+    assert_eq!(old.decide(connection, "shop.nightly", &decided).await.unwrap(), Some(7));
+    assert_eq!(taker.forget(connection, "shop.nightly2").await.unwrap(), None, "of another one");
+    assert!(taker.decided(connection, "shop.nightly").await.unwrap().is_some());
+    assert_eq!(taker.forget(connection, "shop.nightly").await.unwrap(), None);
+    assert_eq!(taker.decided(connection, "shop.nightly").await.unwrap(), None);
+    assert_eq!(taker.rest(connection, "shop.nightly").await.unwrap(), cabloy_agent::schedule::Rest::default());
+
+    assert_eq!(bench.bullmq(&["list"])[0]["name"], ".shop.nightly2");
+    assert_eq!(json!(bench.delayed()), json!([other]));
+    let _: i64 = bench.server.run(&["DEL", &bench.key("delayed")]);
+    let _: String = bench.server.run(&["SET", &bench.key("delayed"), "x"]);
+    let no_queue = Release::NoQueue { key: bench.key("delayed"), found: "string".into() };
+    assert_eq!(taker.release(&mut bench.connection, "shop.nightly2", V4.queue).await.unwrap(), no_queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_that_an_app_is_at_is_waited_for_until_the_app_has_died() {
+    require!(npm::found());
+    let mut bench = Bench::new(V4).await;
+    bench.bullmq(&["add", ".shop.often", r#"{"every":1000}"#]);
+    let (worker, mut begun) = Worker::at_work(&bench, "600000");
+    let first = begun.next().unwrap()["job"].as_str().unwrap().to_owned();
+    let taker = taker(7);
+    let at_work = Release::AtWork(first.clone());
+    assert_eq!(taker.release(&mut bench.connection, "shop.often", V4.queue).await.unwrap(), at_work);
+    assert_eq!(bench.bullmq(&["list"])[0]["name"], ".shop.often", "nothing was changed");
+    drop(worker);
+    assert_eq!(taker.release(&mut bench.connection, "shop.often", V4.queue).await.unwrap(), at_work, "who knows");
+    // As it would expire.
+    let _: i64 = bench.server.run(&["DEL", &bench.key(&format!("{first}:lock"))]);
+    assert_eq!(taker.release(&mut bench.connection, "shop.often", V4.queue).await.unwrap(), Release::Done);
+    let rest = taker.rest(&mut bench.connection, "shop.often").await.unwrap();
+    let first = tick_of(&first);
+    assert!(rest.left[&first].contains(""), "it is run once more: {rest:?}");
+    assert!(rest.pending[""] > first, "and goes on with the next: {rest:?}");
+    for list in ["active", "wait"] {
+        let ids: Vec<String> = bench.server.run(&["LRANGE", &bench.key(list), "0", "-1"]);
+        assert!(ids.iter().all(|id| id == "0"), "{list}: {ids:?}");
+    }
+    assert_eq!((bench.bullmq(&["list"]), bench.delayed()), (json!([]), vec![]));
 }

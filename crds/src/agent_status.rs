@@ -231,6 +231,10 @@ pub struct ScheduleStatus {
     /// How many ticks wait for a run to end.
     #[serde(default)]
     pub waiting: u64,
+    /// What is waited for before the schedule of the app's own that it takes over is taken over: until then it has no
+    /// ticks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// It is paused after a failure, until it is edited or triggered by hand.
     #[serde(default)]
     pub paused: bool,

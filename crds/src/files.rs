@@ -40,6 +40,9 @@ pub struct AgentFile {
     /// How the app's own schedules are guarded through rollouts; absent: they are left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
+    /// Where the app's own schedules are that schedules take over; absent: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<Takeover>,
     /// The revisions of the app that live, by the hash in the labels of their pods (`pod-template-hash`, or
     /// `controller-revision-hash` for `StatefulSets` and `DaemonSets`).
     #[serde(default)]
@@ -165,6 +168,22 @@ pub struct Guard {
     pub history: Option<History>,
 }
 
+/// Where the app's own schedules are, which are repeatable jobs of `BullMQ`, and which of them can be taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Takeover {
+    /// The role whose Redis has the app's queues.
+    pub role: String,
+    /// What all keys of the app's queues begin with.
+    pub prefix: String,
+    /// How the queues of schedules are called after the instance that each belongs to.
+    pub queue: String,
+    /// The schedules, `<module>.<schedule>`, that the app of no pod runs any more: each leaves the ticks that it takes to
+    /// the agents.
+    #[serde(default)]
+    pub released: BTreeSet<String>,
+}
+
 /// Where `CabloyJS` notes which startups have just been run, and are not to be run again for a while (`debounce`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -237,6 +256,9 @@ pub struct Schedule {
     /// Times whose ticks somebody wants run again, each once.
     #[serde(default, skip_serializing_if = "is_default")]
     pub backfills: Vec<Backfill>,
+    /// The schedule of the app's own, `<module>.<schedule>`, in whose place this one is run from when it is taken over.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub takes_over: Option<String>,
     /// What is called.
     pub target: Target,
 }
@@ -570,6 +592,9 @@ pub struct BootFile {
     /// Whether an app of `CabloyJS` v4 runs a startup with `debounce` again that has failed, or whose process has died.
     #[serde(default, skip_serializing_if = "is_default")]
     pub guards_startups: bool,
+    /// The app's own schedules, `<module>.<schedule>`, that it is not to run: schedules of the resource do.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub takes_over: BTreeSet<String>,
 }
 
 /// Whether somebody may call a trigger or a backfill so.

@@ -607,7 +607,7 @@ pub struct Schedule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "instances_schema")]
     pub instances: Option<Value>,
-    /// A schedule of the app's own, <module>.<schedule>, that this one replaces.
+    /// A schedule of the app's own, <module>.<schedule>, that this one replaces once no pod runs it any more (CabloyJS 4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$')").message("must be a schedule of the app's own as <module>.<schedule>, such as shop-report.nightly"))]
@@ -989,6 +989,9 @@ pub struct ScheduleStatus {
     /// The tick that comes next, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_tick: Option<String>,
+    /// What it waits for before it takes over a schedule of the app's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// Ticks that were not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed: Option<i64>,

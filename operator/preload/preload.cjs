@@ -154,8 +154,9 @@ function readBoot() {
   for (const field of ['mergesConfig', 'guardsStartups']) {
     if (boot[field] !== undefined && typeof boot[field] !== 'boolean') refuse(field, 'is neither true nor false');
   }
-  const { app, generation, roles, configFrom = [], mergesConfig = false, guardsStartups = false } = boot;
-  return { dir, app, generation, roles, configFrom, mergesConfig, guardsStartups };
+  if (boot.takesOver !== undefined && !strings(boot.takesOver)) refuse('takesOver', 'is not a list of schedules');
+  const { app, generation, roles, configFrom = [], mergesConfig = false, guardsStartups = false, takesOver = [] } = boot;
+  return { dir, app, generation, roles, configFrom, mergesConfig, guardsStartups, takesOver };
 }
 
 /** The roles' files as they stand, less that secrets are filled in: name → {file, client}, or {file, masters} for redlock. */
@@ -272,7 +273,7 @@ function eggConfig(boot) {
     merge(config, { queue: { redlock: { clients: names } } });
   }
   if (roles.size > 0) merge(config, { redis: { clients } });
-  return { config, clients, secrets };
+  return { config, clients, secrets, takesOver: boot.takesOver };
 }
 
 /** The app's name as CabloyJS reads it. */
@@ -322,12 +323,13 @@ function hookEggCore(readBootV4) {
     if (/[\\/]lib[\\/]loader[\\/]mixin[\\/]config\.js$/.test(filename) && typeof module.exports.loadConfig === 'function') {
       hooked = true;
       hookLoader(module.exports, filename, readBootV4);
-    } else if (/[\\/]lib[\\/]module[\\/]startup\.js$/.test(filename) && typeof module.exports === 'function') {
+    } else if (/[\\/]lib[\\/]module[\\/](startup|schedule)\.js$/.test(filename) && typeof module.exports === 'function') {
       const load = module.exports;
-      module.exports = function cabloyLoadStartups(loader) {
+      const hook = /startup\.js$/.test(filename) ? hookStartups : leaveSchedules;
+      module.exports = function cabloyLoadModule(loader) {
         load.apply(this, arguments);
         const boot = orExit(readBootV4);
-        if (boot && boot.guardsStartups) hookStartups(loader.app);
+        if (boot) hook(loader.app, boot);
       };
     } else if (/egg-cluster[\\/]lib[\\/](agent|app)_worker\.js$/.test(filename) && !hooked) {
       // its code makes the app before it returns
@@ -356,7 +358,10 @@ function hookLoader(loader, filename, readBootV4) {
   loader.loadConfig = function cabloyLoadConfig() {
     wanted = read();
     const result = loadConfig.apply(this, arguments);
-    if (wanted) finish(this.config, wanted);
+    if (wanted) {
+      finish(this.config, wanted);
+      if (wanted.takesOver.length > 0) checkSchedules(this.app, filename);
+    }
     wanted = undefined;
     return result;
   };
@@ -389,7 +394,8 @@ function finish(config, { clients, secrets }) {
  * `true`, which is as good to it. All of this is under the lock that CabloyJS takes for the startup: who holds it and finds
  * `true` knows that the one before has failed or died, and removes the flag.
  */
-function hookStartups(app) {
+function hookStartups(app, { guardsStartups }) {
+  if (!guardsStartups) return;
   const { util } = app.meta;
   const { lock } = util;
   util.lock = function cabloyLock(options) {
@@ -421,6 +427,56 @@ function hookStartups(app) {
     };
     return lock.call(this, Object.assign({}, options, { fn }));
   };
+}
+
+// ---- Schedules of CabloyJS v4 that the agents run ----
+
+/** What the job of a tick returns that is left to the agents. They know these words. */
+const LEFT = 'left to the agents of cabloy-operator';
+
+/** The apps of this process whose schedules are looked after. */
+const looked = new WeakSet();
+
+/**
+ * Has the app not run the schedules that the agents run in their place: it adds none of them. Nothing is said of those that it
+ * does not have, for CabloyJS takes an entry of the configuration for a schedule, and does not boot with one that has no bean.
+ * The app still takes ticks of them while there are pods that do, and leaves each to the agents: if it deleted the schedule at
+ * its first tick, as it does with one that is disabled, nobody would know what the ticks after that would have been, and a
+ * pod that still runs them would lack them.
+ */
+function leaveSchedules(app, { takesOver }) {
+  const names = new Set(takesOver);
+  const { schedules, _runSchedule: runSchedule } = app.meta;
+  if (!schedules || typeof runSchedule !== 'function') return;
+  for (const name of names) if (schedules[name]) schedules[name].config.disable = true;
+  app.meta._runSchedule = async function cabloyRunSchedule(context) {
+    const name = `${context.data.module}.${context.data.name}`;
+    return names.has(name) ? leaveTick(name, context.job) : runSchedule.apply(this, arguments);
+  };
+  looked.add(app);
+}
+
+/**
+ * Notes where the tick is, and then has its job say by what it returns that it was left. That is one step with the job's
+ * end: whoever takes the job once more, for this process died, runs it or leaves it, and only the last of them counts.
+ */
+async function leaveTick(name, job) {
+  const client = await job.queue.client;
+  await client.zadd(`${job.queue.opts.prefix}:cabloy-agent:left`, job.opts.prevMillis || job.timestamp, `${name} ${job.queue.name} ${job.id}`);
+  const { moveToCompleted } = job;
+  job.opts.removeOnComplete = false;
+  job.moveToCompleted = (_, ...rest) => moveToCompleted.call(job, LEFT, ...rest);
+}
+
+/** An app that runs what the agents run too must not start. */
+function checkSchedules(app, filename) {
+  if (app.type !== 'application') return;
+  app.ready(() => orExit(() => {
+    if (!looked.has(app)) {
+      throw new Refusal(filename, 'the app was made without the known loader of schedules in egg-born-backend',
+        'take takesOver out of the schedules of the CabloyCluster, and disable them in the app');
+    }
+  }));
 }
 
 // ---- Vona ----

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::names::{CLUSTER, CONFIG_SYNCED, SECRETS};
+use crate::names::{BOOT, CLUSTER, CONFIG_SYNCED, SECRETS};
 
 /// How often an agent is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -68,6 +68,8 @@ pub struct AgentPod {
     pub secrets: Option<String>,
     /// Which of its containers run, less those of init, and since when, in whole seconds.
     pub started: BTreeMap<String, Timestamp>,
+    /// The boot map that its app reads.
+    pub boot: Option<String>,
 }
 
 impl AgentPod {
@@ -106,6 +108,7 @@ impl AgentPod {
             started: containers
                 .filter_map(|container| Some((container.name.clone(), started_at(container)?)))
                 .collect(),
+            boot: pod.annotations().get(BOOT).cloned(),
         })
     }
 
@@ -151,7 +154,9 @@ impl Report {
 
 /// A status without what changes at every tick.
 fn essence(status: &AgentStatus) -> AgentStatus {
-    let mut essence = AgentStatus { schedules: Vec::new(), ..status.clone() };
+    let mut essence = status.clone();
+    // One that waits has no ticks.
+    essence.schedules.retain(|schedule| schedule.waits_for.is_some());
     if let Some(election) = &mut essence.election {
         // Agents that do not lead count up what they see; the leader's own token is what matters.
         if !election.leading {
@@ -372,6 +377,7 @@ mod tests {
             synced: None,
             secrets: None,
             started: BTreeMap::new(),
+            boot: None,
         };
         let waiting = AgentPod { uid: "v".into(), agent_runs: false, ..pod.clone() };
         assert_eq!(agents.due(&[pod.clone(), waiting]).len(), 1);

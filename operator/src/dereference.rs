@@ -23,6 +23,7 @@ use crate::{
     agents::{AgentPod, Agents, Report},
     ended::ended,
     names::{BOOT, CLAIMED_BY, CLUSTER, agent_config_map, role_config_map},
+    takeover,
     validate::{Identity, Masters, server},
     watches::{DEPLOYMENT_REVISION, Stores},
     workload::{Live, WorkloadRef},
@@ -34,6 +35,14 @@ pub enum Error {
     /// A workload could not be read.
     #[error("{workload} cannot be read: {source}")]
     ReadWorkload {
+        /// Which.
+        workload: WorkloadRef,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// The pods of a workload could not be listed.
+    #[error("the pods of {workload} cannot be listed: {source}")]
+    ListPods {
         /// Which.
         workload: WorkloadRef,
         /// Why.
@@ -55,6 +64,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ReadWorkload { .. } => "ReadWorkload",
+            Self::ListPods { .. } => "ListPods",
             Self::ReadConfigMap { .. } => "ReadConfigMap",
         }
     }
@@ -94,6 +104,8 @@ pub struct Found {
     pub masters: Option<Vec<String>>,
     /// Its pods.
     pub pods: Vec<AgentPod>,
+    /// The pods of its workloads, with our labels or without; only while one of the app's own schedules is to be taken over.
+    pub workload_pods: Vec<AgentPod>,
     /// What their agents last said, by the pod's UID.
     pub reports: BTreeMap<String, Report>,
     /// Pods that leaders wait for and that have ended, by UID, and until when what they claimed ended with them.
@@ -144,6 +156,14 @@ pub async fn dereference(
     let owners: BTreeSet<_> = workloads.values().flatten().map(|live| live.uid().to_owned()).collect();
     let agent_map = read_config_map(client, identity, &agent_config_map(&identity.name)).await?;
     let redlock_map = read_config_map(client, identity, &role_config_map(&identity.name, REDLOCK_ROLE)).await?;
+    let agent_file = parse(agent_map.as_ref(), AGENT_FILE);
+    let mut workload_pods = Vec::new();
+    if takeover::is_pending(spec, agent_file.as_ref()) {
+        for (reference, live) in workloads.iter().filter_map(|(reference, live)| Some((reference, live.as_ref()?))) {
+            let error = |source| Error::ListPods { workload: reference.clone(), source: Box::new(source) };
+            workload_pods.extend(takeover::pods(client, &identity.namespace, live).await.map_err(error)?);
+        }
+    }
     let pods = pods(stores, identity);
     let reports = agents.reports(&pods);
     let awaited = reports.values().filter_map(Report::status).flat_map(|status| status.awaits.iter().cloned());
@@ -153,11 +173,12 @@ pub async fn dereference(
         others: others(stores, identity),
         revisions: revisions(stores, identity, &owners),
         config_maps: config_maps(stores, identity),
-        agent_file: parse(agent_map.as_ref(), AGENT_FILE),
+        agent_file,
         masters: parse::<RoleFile>(redlock_map.as_ref(), CLIENT_FILE).map(|file| match file {
             RoleFile::Masters(masters) => masters.iter().map(server).collect(),
             RoleFile::Client(client) => vec![server(&client)],
         }),
+        workload_pods,
         reports,
         ended,
         pods,
@@ -385,6 +406,7 @@ mod tests {
             synced: None,
             secrets: None,
             started: BTreeMap::new(),
+            boot: None,
         }
     }
 

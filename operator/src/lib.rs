@@ -19,6 +19,7 @@ pub mod removals;
 pub mod server;
 pub mod signing;
 pub mod status;
+pub mod takeover;
 pub mod validate;
 pub mod watches;
 pub mod workload;

@@ -4,6 +4,7 @@
 //! are those that kstatus, and with it Argo CD and Flux, understand.
 
 mod guard;
+mod takeover;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -44,6 +45,7 @@ const ADVICE: &[&str] = &[
     "RedisConfigured",
     "StateKept",
     "SchedulesHealthy",
+    "SchedulesTakenOver",
     "CallsSigned",
     "TracesExported",
 ];
@@ -51,6 +53,9 @@ const ADVICE: &[&str] = &[
 /// Reasons that may go away by themselves; all others take somebody to act.
 const PASSING: &[&str] = &[
     "RollingOut",
+    "WaitingForPods",
+    "WaitingForJobs",
+    "NativeIsBack",
     "NoLeader",
     "NoAnswer",
     "StartupPending",
@@ -179,6 +184,7 @@ pub fn compute(
                 bad_triggers(&validated.bad_triggers, &mut conditions);
             }
             conditions.extend(guard::guarded(validated.guard.as_ref(), &said_by_agents(found)));
+            conditions.extend(takeover::taken_over(validated, found));
             status.roles = roles(validated);
             status.workloads =
                 applied.workloads.iter().map(|(reference, outcome)| workload(reference, outcome)).collect();
@@ -458,6 +464,7 @@ enum About {
     Memory,
     Work,
     Guard,
+    Takeover,
     Traces,
     Agent,
 }
@@ -477,6 +484,7 @@ fn of_agent(status: &AgentStatus) -> impl Iterator<Item = (&str, &Problem, About
             "TickFailed" | "TickUnknown" | "ScheduleDisabled" | "SchedulePaused" | "UnreadableResult"
             | "InstanceLocked" => About::Work,
             "NotGuarded" => About::Guard,
+            "NotTakenOver" => About::Takeover,
             _ => About::Agent,
         };
         (problem, about)
@@ -686,6 +694,7 @@ fn schedule(schedule: &agent_status::ScheduleStatus) -> ScheduleStatus {
             Verdict::Unknown => "Unknown".to_owned(),
         }),
         next_tick: schedule.next.map(|next| next.to_string()),
+        waits_for: schedule.waits_for.clone(),
         missed: count(schedule.missed),
         failed: count(schedule.failed),
         paused: schedule.paused.then_some(true),
@@ -740,9 +749,8 @@ pub fn news(before: Option<&CabloyClusterStatus>, after: &CabloyClusterStatus) -
             (native.put_back, native.last_put_back) = (0, None);
         }
         for schedule in &mut status.schedules {
-            let failed = schedule.failed;
-            *schedule =
-                ScheduleStatus { name: std::mem::take(&mut schedule.name), failed, ..ScheduleStatus::default() };
+            let ScheduleStatus { name, failed, waits_for, .. } = std::mem::take(schedule);
+            *schedule = ScheduleStatus { name, failed, waits_for, ..ScheduleStatus::default() };
         }
         status
     };

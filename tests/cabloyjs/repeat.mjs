@@ -1,5 +1,5 @@
 // Schedules of a queue by the BullMQ of CabloyJS 4, or of Vona, itself. Says what it did as a line of JSON on stdout.
-//   NODE_PATH=… node repeat.mjs v4|vona PORT add NAME REPEAT | remove KEY | list | pause | work
+//   NODE_PATH=… node repeat.mjs v4|vona PORT add NAME REPEAT | remove KEY | list | pause | work [MS]
 import { createRequire } from 'node:module';
 import path from 'node:path';
 
@@ -28,7 +28,10 @@ const scheduler = {
 };
 const commands = { ...(v4 ? repeatable : scheduler), pause: () => queue.pause() };
 if (command === 'work') {
-  new Worker(name, async job => tell({ job: job.id, data: job.data, at: Date.now() }), options);
+  new Worker(name, async job => {
+    tell({ job: job.id, data: job.data, at: Date.now() });
+    await new Promise(resolve => setTimeout(resolve, Number(args[0] || 0)));
+  }, options);
 } else {
   tell(await commands[command](...args));
   await queue.close();

@@ -61,6 +61,8 @@ pub struct Revisions {
     pub newest: BTreeSet<String>,
     /// All that are known.
     pub all: BTreeSet<String>,
+    /// Schedules, `<module>.<schedule>`, that others are run in the place of: nobody wants them back.
+    pub taken_over: BTreeSet<String>,
 }
 
 /// What there is to see at a time.
@@ -230,8 +232,11 @@ impl Memory {
             let Some(queue) = self.queues.get(name) else { continue };
             let declared = rolling.iter().filter_map(|(_, hash)| queue.declared.get(*hash)).flatten();
             let wanted: BTreeMap<_, _> = declared.collect();
-            let gone = wanted.values().filter(|key| !seen.schedules.contains_key(**key));
-            missing.extend(gone.map(|key| Missing { queue: name.clone(), key: (*key).clone() }));
+            let is_wanted =
+                |name: &str| name.split_once('.').is_none_or(|(_, schedule)| !revisions.taken_over.contains(schedule));
+            let wanted = wanted.into_iter().filter(|(name, _)| is_wanted(name)).map(|(_, key)| key);
+            let gone = wanted.filter(|key| !seen.schedules.contains_key(*key));
+            missing.extend(gone.map(|key| Missing { queue: name.clone(), key: key.clone() }));
         }
         missing
     }

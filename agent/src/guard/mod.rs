@@ -3,13 +3,14 @@
 //!
 //! * [`repeat`] and [`dialect`]: schedules and their jobs as `BullMQ` has them, and in what its versions differ; pure.
 //! * [`memory`]: what the newest code wants, and what is missing of it; pure.
-//! * [`store`]: what is read and written in Redis.
+//! * [`store`]: what is read and written in Redis; [`queues`]: which queues there are.
 //! * [`presence`] and [`flags`]: what each pod does for it when it starts, and as long as it runs.
 
 pub mod dialect;
 pub mod flags;
 pub mod memory;
 pub mod presence;
+pub mod queues;
 pub mod repeat;
 pub mod store;
 
@@ -25,7 +26,8 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::election::{Elector, Role, Term};
+use crate::election::{Elector, Term};
+use crate::lead::while_leading;
 use crate::masters::node::{NodeError, classify, reason};
 use crate::shared::Shared;
 use crate::startup::Place;
@@ -52,7 +54,7 @@ const SHOWN: usize = 10;
 
 /// Why a look came to nothing.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(crate) enum Error {
     #[error("role {role} at {address}: {error}")]
     Redis { role: String, address: String, error: NodeError },
     #[error("role {role} at {address} does not answer")]
@@ -64,7 +66,7 @@ enum Error {
 }
 
 impl Error {
-    fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Redis { error, .. } => reason(error.kind),
             Self::Timeout { .. } => "Timeout",
@@ -76,40 +78,12 @@ impl Error {
 
 /// Guards while this agent leads, until `stop`.
 pub async fn guard_schedules(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut electors = shared.elector.subscribe();
-    let elector = tokio::select! {
-        () = stop.cancelled() => return,
-        elector = electors.wait_for(Option::is_some) => elector.ok().and_then(|it| it.clone()),
+    let (working, resting) = (Arc::clone(&shared), Arc::clone(&shared));
+    let work = move |elector, term| {
+        let shared = Arc::clone(&working);
+        async move { Guard { shared, elector, term, open: None, trim_at: Instant::now() }.run().await }
     };
-    let Some(elector) = elector else { return };
-    let mut role = elector.watch();
-    loop {
-        let term = match &*role.borrow_and_update() {
-            Role::Leader(term) if !term.lost().is_cancelled() => Some(term.clone()),
-            Role::Leader(_) | Role::Follower { .. } => None,
-        };
-        if let Some(term) = term {
-            let lost = term.lost().clone();
-            let guard = Guard {
-                shared: Arc::clone(&shared),
-                elector: elector.clone(),
-                term,
-                open: None,
-                trim_at: Instant::now(),
-            };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                // What is on its way is as good as what comes just before the end of the lease.
-                () = lost.cancelled() => {}
-                () = guard.run() => {}
-            }
-            shared.show_guard(None, None);
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = role.changed() => if changed.is_err() { return },
-        }
-    }
+    while_leading(shared, stop, work, move || resting.show_guard(None, None)).await;
 }
 
 /// The revisions, as the files have them.
@@ -118,7 +92,8 @@ fn revisions(file: &AgentFile, guard: &GuardFile, place: &Place) -> Revisions {
     // Outside Kubernetes nobody says which is the newest.
     let newest = if guard.newest.is_empty() { own } else { guard.newest.clone() };
     let all = file.revisions.keys().chain(&newest).cloned().collect();
-    Revisions { newest, all }
+    let taken_over = file.schedules.iter().filter_map(|schedule| schedule.takes_over.clone()).collect();
+    Revisions { newest, all, taken_over }
 }
 
 /// What is known of the queues.
@@ -182,24 +157,9 @@ impl Guard {
         generation: Generation,
         revisions: &Revisions,
     ) -> Result<Option<Duration>, Error> {
-        let loaded = self.shared.loaded();
-        let server = loaded.as_ref().and_then(|loaded| loaded.servers.get(&file.role));
-        let Some(server) = server else { return Err(Error::NoServer(file.role.clone())) };
-        let failed = |error| Error::Redis { role: file.role.clone(), address: server.name.clone(), error };
         let shared = Arc::clone(&self.shared);
-        let step = async {
-            let mut connection = shared.roles.connection(&file.role, server).await.map_err(failed)?;
-            self.look(&mut connection, file, Keys::new(file, generation), revisions).await.map_err(
-                |error| match error {
-                    Failed::Redis(error) => failed(classify(&error)),
-                    Failed::NoQueue { key, found } => {
-                        Error::NoQueue { role: file.role.clone(), address: server.name.clone(), key, found }
-                    }
-                },
-            )
-        };
-        let late = || Error::Timeout { role: file.role.clone(), address: server.name.clone() };
-        timeout(LOOK, step).await.unwrap_or_else(|_| Err(late()))
+        let keys = Keys::new(file, generation);
+        with_role(&shared, &file.role, async |mut connection| self.look(&mut connection, file, keys, revisions).await).await
     }
 
     async fn look(
@@ -254,8 +214,32 @@ impl Guard {
     }
 }
 
+/// Works with the queues in the Redis of a role, for as long as a look may take.
+pub(crate) async fn with_role<T>(
+    shared: &Shared,
+    role: &str,
+    work: impl AsyncFnOnce(MultiplexedConnection) -> Result<T, Failed>,
+) -> Result<T, Error> {
+    let loaded = shared.loaded();
+    let server = loaded.as_ref().and_then(|loaded| loaded.servers.get(role));
+    let Some(server) = server else { return Err(Error::NoServer(role.to_owned())) };
+    let (role, address) = (role.to_owned(), server.name.clone());
+    let failed = |error| Error::Redis { role: role.clone(), address: address.clone(), error };
+    let step = async {
+        let connection = shared.roles.connection(&role, server).await.map_err(failed)?;
+        work(connection).await.map_err(|error| match error {
+            Failed::Redis(error) => failed(classify(&error)),
+            Failed::NoQueue { key, found } => {
+                Error::NoQueue { role: role.clone(), address: address.clone(), key, found }
+            }
+        })
+    };
+    let late = || Error::Timeout { role: role.clone(), address: address.clone() };
+    timeout(LOOK, step).await.unwrap_or_else(|_| Err(late()))
+}
+
 /// Why a look came to nothing, before it is said where.
-enum Failed {
+pub(crate) enum Failed {
     Redis(redis::RedisError),
     NoQueue { key: String, found: String },
 }

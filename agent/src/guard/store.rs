@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dialect::Dialect;
 use super::memory::{Added, Memory, Phase, Queue, Seen, Snapshot};
+use super::queues::Queues;
 use super::repeat::{Found, Job, Template, split_id};
 
 /// So many events of a queue are read at once.
@@ -19,12 +20,6 @@ const PAGE: usize = 1_000;
 
 /// The longest look at one queue's events: `BullMQ` keeps ten thousand.
 const PAGES: usize = 20;
-
-/// In one look for queues so many times as many keys are gone through.
-const SCANS: usize = 20;
-
-/// Keys that are gone through at once.
-const SCAN: usize = 1_000;
 
 /// A pod that is not heard of is remembered for so long, in milliseconds.
 const REMEMBERED: i64 = 3_600_000;
@@ -171,10 +166,7 @@ pub async fn note_started(
 pub struct Store {
     keys: Keys,
     token: u64,
-    /// The names of the queues that are known.
-    queues: BTreeSet<String>,
-    /// How far the look for queues is, and whether it has been through once.
-    scan: (u64, bool),
+    queues: Queues,
     /// Up to where the events of each queue have been read.
     read: BTreeMap<String, String>,
     /// What is kept as it is here.
@@ -185,8 +177,8 @@ impl Store {
     /// Nothing has been read yet.
     #[must_use]
     pub fn new(keys: Keys, token: u64) -> Self {
-        let queues = BTreeSet::from([format!("-{}", keys.queue)]);
-        Self { keys, token, queues, scan: (0, false), read: BTreeMap::new(), kept: BTreeMap::new() }
+        let queues = Queues::new(&keys.prefix, &keys.queue);
+        Self { keys, token, queues, read: BTreeMap::new(), kept: BTreeMap::new() }
     }
 
     /// What leaders before remembered. What cannot be read is forgotten.
@@ -252,7 +244,7 @@ impl Store {
         memory: &Memory,
         since: Option<i64>,
     ) -> RedisResult<Snapshot> {
-        self.find_queues(connection).await?;
+        self.queues.look(connection).await?;
         let mut pipe = redis::pipe();
         pipe.cmd("TIME").cmd("ZRANGE").arg(self.keys.own("pods")).arg(0).arg(-1).arg("WITHSCORES");
         pipe.cmd("HGETALL").arg(self.keys.own("since"));
@@ -265,7 +257,7 @@ impl Store {
                 heard.insert(hash.to_owned(), *at);
             }
         }
-        let names: Vec<_> = self.queues.iter().cloned().collect();
+        let names: Vec<_> = self.queues.names().iter().cloned().collect();
         let mut added = Vec::new();
         for name in &names {
             added.push(match since {
@@ -289,25 +281,7 @@ impl Store {
                 if unknown.is_empty() { Vec::new() } else { self.next_jobs(connection, &name, &unknown).await? };
             queues.insert(name, Seen { schedules, found, added });
         }
-        Ok(Snapshot { now, heard, since: since_when, queues, whole: self.scan.1, read_since: since })
-    }
-
-    /// Goes on looking for queues of further instances.
-    async fn find_queues(&mut self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        let (begin, end) = (format!("{}:", self.keys.prefix), format!("{}:meta", self.keys.queue));
-        for _ in 0..SCANS {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(self.scan.0).arg("MATCH").arg(format!("{begin}*{end}")).arg("COUNT").arg(SCAN);
-            let (next, found): (u64, Vec<String>) = scan.query_async(connection).await?;
-            let names = found.iter().filter_map(|key| key.strip_prefix(&begin)?.strip_suffix(":meta"));
-            self.queues.extend(names.map(str::to_owned));
-            self.scan.0 = next;
-            if next == 0 {
-                self.scan.1 = true;
-                break;
-            }
-        }
-        Ok(())
+        Ok(Snapshot { now, heard, since: since_when, queues, whole: self.queues.is_whole(), read_since: since })
     }
 
     /// The jobs of schedules that were added to a queue since they were last read.
@@ -416,7 +390,7 @@ impl Store {
     pub async fn trim(&self, connection: &mut MultiplexedConnection, state: &str, keep: u32) -> RedisResult<u64> {
         let script = Script::new(include_str!("trim.lua"));
         let mut removed = 0;
-        for queue in &self.queues {
+        for queue in self.queues.names() {
             for _ in 0..BATCHES {
                 let mut call = script.prepare_invoke();
                 call.key(self.keys.of(queue, state)).arg(self.keys.of(queue, "")).arg(keep).arg(BATCH);

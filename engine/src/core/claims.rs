@@ -41,8 +41,15 @@ impl Claims {
     }
 }
 
-/// A schedule whose memory is on its way, and the records that can go then.
-type Saving = (Arc<str>, Vec<String>);
+/// A schedule whose memory is on its way.
+#[derive(Debug)]
+struct Saving {
+    schedule: Arc<str>,
+    /// Records that can go then.
+    over: Vec<String>,
+    /// The memory says that a schedule of the app's own is taken over.
+    taken_over: bool,
+}
 
 /// What is remembered of schedules, and records that can go.
 #[derive(Debug, Default)]
@@ -121,8 +128,9 @@ impl Core {
         for name in mem::take(&mut self.keeping.unsaved) {
             let Some(memory) = self.lines.get_mut(&name).and_then(Line::take_unsaved) else { continue };
             puts.push(Put { id: memory_id(&name), attempt: 0, nonce: "m".to_owned(), data: json!(memory) });
+            let taken_over = self.lines.get(&name).is_some_and(Line::has_taken_over);
             let over = self.keeping.over.remove(&name).unwrap_or_default();
-            saving.push((name, over));
+            saving.push(Saving { schedule: name, over, taken_over });
         }
         if !puts.is_empty() {
             let op = self.next_op();
@@ -139,7 +147,7 @@ impl Core {
                 self.step_key(&key, now);
             }
         } else if let Some((_, saving)) = self.keeping.saving.take_if(|(saving, _)| *saving == op) {
-            self.take_saved(saving, &results);
+            self.take_saved(saving, &results, now);
         }
     }
 
@@ -199,7 +207,7 @@ impl Core {
                     attempt,
                     lateness: first.map(|tick| between(line.due(tick), now)),
                     asks: false,
-                    target: line.schedule().target.clone(),
+                    target: line.target(&occasion),
                 }
             }
             Key::Startup(name) => {
@@ -222,10 +230,18 @@ impl Core {
     }
 
     /// Memories are saved, and what they say is over can go. Left behind it would be harmless: the next leader removes it.
-    fn take_saved(&mut self, saving: Vec<Saving>, results: &[Result<(), PutError>]) {
-        for ((name, over), result) in saving.into_iter().zip(results) {
+    fn take_saved(&mut self, saving: Vec<Saving>, results: &[Result<(), PutError>], now: Timestamp) {
+        for (Saving { schedule: name, over, taken_over }, result) in saving.into_iter().zip(results) {
             if result.is_ok() {
                 self.keeping.rubbish.extend(over);
+                if taken_over
+                    && self.handovers.remove(&name).is_some()
+                    && let Some(line) = self.lines.get_mut(&name)
+                {
+                    line.begin();
+                    self.tell(News::TakenOver(Arc::clone(&name)));
+                    self.step_key(&Key::Schedule(name), now);
+                }
             } else if let Some(line) = self.lines.get_mut(&name) {
                 line.not_saved();
                 self.keeping.over(&name, over);

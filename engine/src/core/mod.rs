@@ -35,7 +35,7 @@ use self::claims::{Claims, Keeping};
 use self::startups::Startup;
 use crate::rule::{Rule, Rules};
 use crate::runs::{Attempt, Ending, Outcome, Run, plus};
-use crate::schedule::{Line, parse_id};
+use crate::schedule::{Handover, Line, parse_id};
 use crate::startup::{Place, Plan};
 
 /// A write to the ledger; named by the core.
@@ -78,6 +78,8 @@ pub enum Event {
     GateOpen,
     /// The ids of the startup tasks that are known to be done; never fewer than before.
     Done(BTreeSet<String>),
+    /// Of schedules that take over one of the app's own, how that is done; all that are known.
+    Handovers(BTreeMap<Arc<str>, Handover>),
     /// A write is decided; results in the order of its puts.
     Put {
         /// Which.
@@ -207,6 +209,8 @@ pub enum News {
         /// How.
         ending: Ending,
     },
+    /// A schedule has taken over one of the app's own, and the ledger remembers that.
+    TakenOver(Arc<str>),
     /// A run of a schedule came to its end.
     Over {
         /// Of which schedule.
@@ -261,6 +265,7 @@ pub struct Core {
     lines: BTreeMap<Arc<str>, Line>,
     startups: BTreeMap<Arc<str>, Startup>,
     done: BTreeSet<String>,
+    handovers: BTreeMap<Arc<str>, Handover>,
     /// Whether the schedules have been begun: not before the gate is open.
     running: bool,
     held: bool,
@@ -293,6 +298,7 @@ impl Core {
             lines: BTreeMap::new(),
             startups: BTreeMap::new(),
             done,
+            handovers: BTreeMap::new(),
             running: false,
             held: false,
             heap: BinaryHeap::new(),
@@ -329,6 +335,10 @@ impl Core {
             Event::Done(done) => {
                 self.done.extend(done);
                 self.step_startups(moment.now);
+            }
+            Event::Handovers(handovers) => {
+                self.handovers = handovers;
+                self.take_over(moment.now);
             }
             Event::Put { op, results } => self.take_results(op, results, moment.now),
             Event::Read(result) => self.take_reading(result, moment.now),

@@ -17,7 +17,13 @@ impl Core {
         let Some(line) = self.lines.get_mut(name) else { return };
         line.runs_mut().for_each(|run| run.heed(&self.file.ended));
         let actions = line.step(now);
-        let timeout = line.timeout();
+        self.heed(name, actions, now);
+        self.after_step(name, now);
+    }
+
+    /// Does what a schedule says is to be done.
+    fn heed(&mut self, name: &Arc<str>, actions: Vec<schedule::Action>, now: Timestamp) {
+        let Some(timeout) = self.lines.get(name).map(Line::timeout) else { return };
         let schedule = || Arc::clone(name);
         for action in actions {
             match action {
@@ -35,7 +41,6 @@ impl Core {
                 schedule::Action::Missed(ticks) => self.tell(News::Missed { schedule: schedule(), ticks }),
             }
         }
-        self.after_step(name, now);
     }
 
     fn tell_over(&mut self, schedule: Arc<str>, result: Box<TickResult>) {
@@ -98,6 +103,9 @@ impl Core {
                             _ => None,
                         });
                         self.keeping.over(&name, over);
+                        if line.has_taken_over() {
+                            self.tell(News::TakenOver(Arc::clone(&name)));
+                        }
                         self.lines.insert(Arc::clone(&name), line);
                     })
                 }
@@ -106,6 +114,22 @@ impl Core {
                 self.tell(News::Unusable { schedule: Arc::clone(&name), error: error.to_string() });
             }
             self.step_schedule(&name, moment.now);
+        }
+        self.take_over(moment.now);
+    }
+
+    /// Has schedules take the place of those of the app's own of which it is known how.
+    pub(super) fn take_over(&mut self, now: Timestamp) {
+        if self.held {
+            return;
+        }
+        for (name, handover) in std::mem::take(&mut self.handovers) {
+            if let Some(line) = self.lines.get_mut(&name).filter(|line| line.waits()) {
+                let actions = line.take_over(&handover);
+                self.heed(&name, actions, now);
+                self.step_schedule(&name, now);
+            }
+            self.handovers.insert(name, handover);
         }
     }
 

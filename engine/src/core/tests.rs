@@ -40,6 +40,7 @@ struct Term {
     /// What is written and not acknowledged yet.
     puts: Vec<(OpId, Vec<Put>)>,
     calls: Vec<Start>,
+    told: Vec<News>,
     others: Vec<Action>,
 }
 
@@ -50,8 +51,8 @@ impl Term {
             Config { pod, uid, place: Place::Pod("h".into()), nonces: format!("{now}"), rules: Rules::default() };
         let moment = Moment { now: at(now), may_claim: true, records: &records };
         let (core, actions) = Core::begin(config, file, BTreeSet::new(), moment);
-        let (puts, calls, others) = (Vec::new(), Vec::new(), Vec::new());
-        let mut term = Self { core, records, now, may_claim: true, puts, calls, others };
+        let (puts, calls, told, others) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut term = Self { core, records, now, may_claim: true, puts, calls, told, others };
         term.carry_out(actions);
         term
     }
@@ -69,7 +70,7 @@ impl Term {
             match action {
                 Action::Put { op, puts } => self.puts.push((op, puts)),
                 Action::Call(start) => self.calls.push(*start),
-                Action::Tell(_) => {}
+                Action::Tell(news) => self.told.push(news),
                 other => self.others.push(other),
             }
         }
@@ -293,4 +294,31 @@ fn records_that_belong_to_nothing_are_removed_when_seen_twice() {
     assert!(term.others.is_empty());
     term.wake(60_500);
     assert_eq!(term.others, [Action::Forget(vec!["m/gone".to_owned(), "u/migrate/r0".to_owned()])]);
+}
+
+#[test]
+fn a_takeover_is_told_once_the_ledger_has_it_and_nothing_is_called_before() {
+    let mut file = file(&[]);
+    Arc::make_mut(&mut file).schedules[0].takes_over = Some("m.night".into());
+    let mut term = Term::begin(Arc::clone(&file), Records::new(), 500);
+    let handovers = || {
+        let handover = Handover { owed: BTreeMap::from([(at(200), vec![])]), missed: 0, from: at(1_000) };
+        Event::Handovers(BTreeMap::from([("a".into(), handover)]))
+    };
+    // It may be known before the gate is open.
+    term.step(handovers());
+    term.step(Event::GateOpen);
+    term.wake(2_500);
+    assert_eq!(term.written(), ["m/a"], "the memory, and no claim");
+    let (op, puts) = term.puts.pop().unwrap();
+    term.step(Event::Put { op, results: vec![Err(PutError::TermLost); puts.len()] });
+    assert_eq!(term.written(), ["m/a"], "it is saved again");
+    term.take();
+    assert!(term.told.contains(&News::TakenOver("a".into())));
+    term.take();
+    assert_eq!(term.calls.len(), 1);
+    assert_eq!(term.calls[0].time, at(200), "what is owed, and then its own");
+    let mut next = Term::begin(file, term.records.clone(), 3_000);
+    next.step(Event::GateOpen);
+    assert!(next.told.contains(&News::TakenOver("a".into())), "another leader knows by the ledger");
 }

@@ -33,6 +33,11 @@ impl Line {
         }
     }
 
+    fn is_due(&self, tick: Timestamp, now: Timestamp) -> bool {
+        let ahead = if self.rules.hold(Rule::Due) { Duration::ZERO } else { AHEAD };
+        self.timetable.due(tick) <= plus(now, ahead)
+    }
+
     /// Moves ticks that have fallen due behind the low-water mark.
     pub(super) fn take_due(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let window = self.window();
@@ -44,8 +49,7 @@ impl Line {
         let (mut missed, mut skipped) = (0, 0);
         // The late ticks that are run all the same, each after the tick before it.
         let mut late: VecDeque<(Timestamp, Timestamp)> = VecDeque::new();
-        let ahead = if self.rules.hold(Rule::Due) { Duration::ZERO } else { AHEAD };
-        while let Some(tick) = self.next.filter(|tick| self.timetable.due(*tick) <= plus(now, ahead)) {
+        while let Some(tick) = self.next.filter(|tick| self.is_due(*tick, now)) {
             let before = std::mem::replace(&mut self.memory.low_water, tick);
             let age = between(self.timetable.due(tick), now);
             if age <= GRACE {
@@ -86,10 +90,13 @@ impl Line {
 
     /// Takes up ticks that wait, as many as there is room for.
     pub(super) fn take_waiting(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        while self.has_room() {
-            let Some(tick) = self.memory.waiting.pop_front() else { break };
+        while self.has_room() && !self.unkept {
+            // Of what the app had left to be run, some may fall due only later.
+            let Some(tick) = self.memory.waiting.front().copied().filter(|tick| self.is_due(*tick, now)) else { break };
+            self.memory.waiting.pop_front();
             let age = between(self.timetable.due(tick), now);
-            if self.patience().is_some_and(|patience| age > patience && self.rules.hold(Rule::Window)) {
+            let is_late = self.patience().is_some_and(|patience| age > patience);
+            if is_late && !self.is_owed(tick) && self.rules.hold(Rule::Window) {
                 self.memory.missed += 1;
                 self.unsaved = true;
                 actions.push(Action::Missed(1));

@@ -30,6 +30,13 @@ pub struct Memory {
     /// Ticks up to the low-water mark whose runs had been taken up and were not over. Absent in what the first version wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<BTreeSet<Timestamp>>,
+    /// The schedule of the app's own that was taken over: as long as the schedule is to do so, it has ticks of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_over: Option<String>,
+    /// Ticks that wait or are open and that the app had left to be run, and for which instances, where that is not said by
+    /// the schedule.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub owed: BTreeMap<Timestamp, Vec<String>>,
     /// By what rule; ticks of another one are not caught up.
     pub rule: String,
     /// It was suspended; ticks from that time are not caught up.
@@ -74,6 +81,8 @@ impl Memory {
             settled: now,
             waiting: VecDeque::new(),
             open: None,
+            taken_over: None,
+            owed: BTreeMap::new(),
             rule,
             suspended,
             disabled: None,

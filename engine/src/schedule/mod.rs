@@ -6,6 +6,7 @@
 //! * `memory`: what is remembered whoever leads.
 //! * `catch_up`, `overlap`, `by_hand`: what becomes of ticks that were not run in time, of ticks that fall due while a run
 //!   is open, and of what somebody asked for.
+//! * `takeover`: how it takes the place of a schedule of the app's own.
 //! * `status`: what is shown of it.
 
 mod by_hand;
@@ -14,6 +15,7 @@ mod memory;
 mod occasion;
 mod overlap;
 mod status;
+mod takeover;
 mod timetable;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use crate::runs::{Claimed, Ending, Next, Policy, Run, whole_ms};
 
 pub use memory::Memory;
 pub use occasion::{Occasion, memory_id, parse_id, run_id};
+pub use takeover::{Handover, Rest};
 pub use timetable::{InvalidTimetable, Timetable};
 
 /// What the engine is to do for a schedule.
@@ -69,6 +72,8 @@ pub struct Line {
     next: Option<Timestamp>,
     /// Ticks that fell due before this were due while nobody led here: none of them is skipped for another.
     began: Timestamp,
+    /// It has just taken over a schedule of the app's own, and the ledger does not know yet: nothing is claimed.
+    unkept: bool,
     rules: Rules,
 }
 
@@ -170,6 +175,7 @@ impl Line {
             digest: digest(&schedule),
             next: None,
             began: now,
+            unkept: false,
             schedule,
             timetable,
             memory,
@@ -202,6 +208,8 @@ impl Line {
         let suspended = self.schedule.suspend;
         let mut begins_anew = self.memory.rule != rule || self.memory.suspended != suspended;
         (self.memory.rule, self.memory.suspended) = (rule, suspended);
+        // Who takes over the same again later waits for it again.
+        self.unsaved |= self.memory.taken_over.take_if(|_| self.schedule.takes_over.is_none()).is_some();
         for stopped in [&mut self.memory.disabled, &mut self.memory.paused] {
             begins_anew |= stopped.take_if(|digest| *digest != self.digest).is_some();
         }
@@ -219,8 +227,10 @@ impl Line {
             // What has begun goes on; what has not is given up.
             self.unsaved |= !self.memory.waiting.is_empty();
             self.memory.waiting.clear();
+            self.memory.owed.retain(|tick, _| self.open.contains_key(&Occasion::Tick(*tick)));
         }
-        self.next = if idle { None } else { self.timetable.next_after(self.memory.low_water) };
+        self.next =
+            if idle || self.waits() || self.unkept { None } else { self.timetable.next_after(self.memory.low_water) };
     }
 
     /// Deals with all that is due at `now`.
@@ -298,6 +308,7 @@ impl Line {
         self.memory.add(result.clone());
         self.settle_by_hand(occasion);
         if occasion.tick().is_some() {
+            self.memory.owed.remove(&tick);
             let open = self.ticks().next().map(|(tick, _)| tick);
             let left = open.into_iter().chain(self.memory.waiting.front().copied()).min();
             if left.is_none_or(|left| tick < left) {
@@ -327,7 +338,14 @@ impl Line {
             Next::Wait(until) => Some(until),
             _ => None,
         });
-        tick.into_iter().chain(runs).min()
+        // What waits though there is room falls due later.
+        let waits = self
+            .memory
+            .waiting
+            .front()
+            .filter(|_| self.has_room() && !self.unkept)
+            .map(|tick| self.timetable.due(*tick));
+        tick.into_iter().chain(runs).chain(waits).min()
     }
 
     /// Whether the memory is to be saved.

@@ -31,9 +31,11 @@ impl Line {
             Overlap::BufferAll => in_time && waiting >= WAITING,
             // The newest one alone goes on.
             Overlap::CancelOther => {
-                self.memory.waiting.clear();
+                let owed = &self.memory.owed;
+                self.memory.waiting.retain(|tick| owed.contains_key(tick));
+                let dropped = waiting - self.memory.waiting.len();
                 self.memory.waiting.push_back(tick);
-                return waiting as u64;
+                return dropped as u64;
             }
             Overlap::AllowAll => in_time && self.ticks().count() >= TOGETHER,
         };
@@ -78,8 +80,10 @@ impl Line {
         }
         let open = self.ticks().last().map(|(tick, _)| tick);
         let newest = self.memory.waiting.back().copied().max(open);
+        let owed = &self.memory.owed;
         for (occasion, open) in &mut self.open {
-            open.is_given_up |= occasion.tick().is_some_and(|tick| Some(tick) < newest);
+            let older = occasion.tick().filter(|tick| !owed.contains_key(tick));
+            open.is_given_up |= older.is_some_and(|tick| Some(tick) < newest);
         }
     }
 

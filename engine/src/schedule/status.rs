@@ -32,6 +32,7 @@ impl Line {
             running: self.ticks().find(|(_, open)| open.run.running().is_some()).map(|(tick, _)| tick),
             runs: runs.collect(),
             waiting: waiting.len() as u64,
+            waits_for: self.waits().then(|| "the leader to look at the app's own schedule".to_owned()),
             paused: self.is_paused(),
             results: results.iter().cloned().collect(),
             done: *done,

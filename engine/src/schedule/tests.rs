@@ -1,6 +1,7 @@
 //! A schedule on leaders that come and go.
 
-use cabloy_crds::files::{Backfill, CatchUp, Retry, Trigger};
+use cabloy_crds::files::{Backfill, BeanTarget, CatchUp, Instances, Retry, Target, Trigger};
+use cabloy_crds::vocabulary::InstanceSet;
 use cabloy_crds::vocabulary::{CatchUpPolicy, OnUnknown, Overlap};
 use cabloy_redlock::record::RunResult;
 use serde_json::json;
@@ -593,4 +594,108 @@ fn a_backfill_runs_the_ticks_of_its_time_one_after_another() {
     assert_eq!(claims(&mut line, 1_500), NO_NAMES, "the end is not part of it");
     let mut line = take_over(asked(), &mut line, &[], 1_600);
     assert_eq!(claims(&mut line, 1_600), NO_NAMES, "once for its id");
+}
+
+/// A schedule for all instances in the place of one of the app's own.
+fn taking_over(overlap: Overlap) -> Schedule {
+    let (path, module, name) = ("/run".to_owned(), "m".to_owned(), "schedule.night".to_owned());
+    let bean = BeanTarget { path, module, name, data: None, instances: Instances::Set(InstanceSet::All) };
+    Schedule { takes_over: Some("m.night".into()), target: Target::Bean(bean), timeout_ms: 20_000, ..with(overlap) }
+}
+
+fn handover(owed: &[(i64, &str)], from: i64) -> Handover {
+    let owed = owed.iter().map(|(tick, instance)| (at(*tick), vec![(*instance).to_owned()])).collect();
+    Handover { owed, missed: 0, from: at(from) }
+}
+
+/// Runs what is due at each of these times, each to its end; gives the ticks, and for which instances they were.
+fn run_at(line: &mut Line, times: impl IntoIterator<Item = i64>) -> Vec<(i64, Instances)> {
+    let mut ran = Vec::new();
+    for now in times {
+        loop {
+            let ticks = drive(line, now);
+            for at in &ticks {
+                let Target::Bean(bean) = line.target(&tick(*at)) else { panic!() };
+                ran.push((*at, bean.instances));
+                end_of(line, &tick(*at), now, OutcomeKind::Done);
+            }
+            if ticks.is_empty() {
+                break;
+            }
+        }
+    }
+    ran
+}
+
+#[test]
+fn a_schedule_takes_over_with_what_is_owed_and_goes_on_with_its_own() {
+    let for_one = |instance: &str| Instances::Listed(vec![instance.to_owned()]);
+    for overlap in [Overlap::Skip, Overlap::BufferOne, Overlap::BufferAll, Overlap::CancelOther, Overlap::AllowAll] {
+        let schedule = || taking_over(overlap);
+        let mut line = line(schedule(), 5_500);
+        assert_eq!(run_at(&mut line, [5_500, 6_000, 7_000]), [], "{overlap:?}: the app runs it");
+        assert!(line.waits() && line.wake().is_none() && line.status().waits_for.is_some());
+        let mut line = take_over(schedule(), &mut line, &[], 7_200);
+        assert!(line.waits(), "and so a new leader thinks");
+        line.take_over(&handover(&[(3_000, "south"), (4_000, "north"), (8_000, "south")], 9_000));
+        assert!(!line.waits() && line.is_unsaved());
+        assert_eq!(run_at(&mut line, [7_300]), [], "{overlap:?}: the ledger knows nothing of it yet");
+        // A leader that finds it saved goes on with it, and one that has saved it itself.
+        let mut another = take_over(schedule(), &mut line, &[], 7_300);
+        line.begin();
+        for line in [&mut line, &mut another] {
+            assert!(line.has_taken_over());
+            line.take_over(&handover(&[(5_000, "south")], 20_000));
+            let before = run_at(line, [7_300]);
+            assert_eq!(before, [(3_000, for_one("south")), (4_000, for_one("north"))], "{overlap:?}");
+            assert_eq!(line.wake(), Some(at(8_000)));
+            let ran = run_at(line, (7_400..=10_400).step_by(100));
+            let all = || Instances::Set(InstanceSet::All);
+            assert_eq!(ran, [(8_000, for_one("south")), (9_000, all()), (10_000, all())], "{overlap:?}");
+            assert_eq!((line.status().missed, line.status().skipped), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn what_is_owed_is_run_however_late_and_on_a_new_leader_for_the_same_instances() {
+    let schedule = || Schedule {
+        catch_up: CatchUp { window_ms: 0, policy: CatchUpPolicy::None },
+        ..taking_over(Overlap::CancelOther)
+    };
+    let mut line = line(schedule(), 900_000);
+    line.take_over(&handover(&[(3_000, "south"), (4_000, "north")], 900_001));
+    line.begin();
+    assert_eq!(drive(&mut line, 900_500), [3_000]);
+    assert_eq!(drive(&mut line, 901_000), NOTHING, "what runs is not given up for a tick of its own");
+    let claimed = Claimed { at: at(900_500), deadline: at(920_500), pod: "p".into(), uid: "u".into() };
+    let record = Record {
+        id: run_id("a", &tick(3_000)),
+        attempt: 1,
+        token: 1,
+        seq: 1,
+        nonce: "n".into(),
+        data: json!(claimed),
+        results: vec![],
+    };
+    let mut line = take_over(schedule(), &mut line, &[record], 901_500);
+    let Target::Bean(bean) = line.target(&tick(3_000)) else { panic!() };
+    assert_eq!(bean.instances, Instances::Listed(vec!["south".into()]));
+    assert_eq!(drive(&mut line, 901_600), NOTHING, "it may still run");
+    end(&mut line, 902_100, OutcomeKind::Done);
+    assert_eq!(drive(&mut line, 902_100), [4_000]);
+}
+
+#[test]
+fn who_gives_a_schedule_back_and_takes_it_again_waits_again() {
+    let mut line = line(taking_over(Overlap::Skip), 500);
+    line.take_over(&handover(&[], 501));
+    line.begin();
+    assert_eq!(run_at(&mut line, [1_000]).len(), 1);
+    let beside = Schedule { takes_over: None, ..taking_over(Overlap::Skip) };
+    line.update(beside, at(1_100)).unwrap();
+    assert_eq!(run_at(&mut line, [2_000]).len(), 1, "it goes on beside the app's own");
+    line.update(taking_over(Overlap::Skip), at(2_100)).unwrap();
+    assert!(line.waits());
+    assert_eq!(run_at(&mut line, [3_000]), []);
 }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cabloy_crds::{
     agent_status::StartupState,
-    files::{AgentFile, Floor, Guard, Revision},
+    files::{AgentFile, Floor, Guard, Revision, Takeover},
     resource::Scope,
 };
 
 use crate::{
     dereference::{Found, RevisionFound},
     names::hash,
+    takeover::holders,
     validate::{AgentPlan, Validated},
 };
 
@@ -38,6 +39,7 @@ pub(super) fn agent_file(validated: &Validated, agent: &AgentPlan, found: &Found
         startups: validated.startups.clone(),
         ended: found.ended.clone(),
         guard: guard(validated, found),
+        takeover: takeover(validated, found),
         revisions: revisions(validated, found)?,
     };
     let unchanged = before == Some(&file);
@@ -90,6 +92,14 @@ fn guard(validated: &Validated, found: &Found) -> Option<Guard> {
     let guard = validated.guard.as_ref()?;
     let newest = found.revisions.iter().filter(|revision| is_newest(found, revision));
     Some(Guard { newest: newest.map(|revision| revision.hash.clone()).collect(), ..guard.clone() })
+}
+
+/// Where the app's own schedules are that are taken over, and which of them no pod runs any more.
+fn takeover(validated: &Validated, found: &Found) -> Option<Takeover> {
+    let takeover = validated.takeover.clone()?;
+    let holders = holders(validated, found).into_iter();
+    let released = holders.filter(|(_, holders)| holders.is_empty()).map(|(native, _)| native).collect();
+    Some(Takeover { released, ..takeover })
 }
 
 /// Whether there is no newer revision of the same workload.

@@ -48,6 +48,7 @@ pub(super) fn boot(validated: &Validated) -> serde_json::Result<Boot> {
         config_from: (0..validated.config_from.len()).map(|index| format!("{APP_CONFIG_DIR}/{index}")).collect(),
         merges_config: validated.merges_config,
         guards_startups: validated.app.generation == Generation::V4 && validated.guard.is_some(),
+        takes_over: validated.schedules.iter().filter_map(|schedule| schedule.takes_over.clone()).collect(),
     };
     let mut files = BTreeMap::from([(BOOT_FILE.to_owned(), to_text(&file)?)]);
     for role in &validated.roles {

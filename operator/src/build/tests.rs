@@ -89,7 +89,7 @@ fn everything() -> Value {
             "name": "refresh", "every": "30s",
             "target": { "broadcast": { "module": "shop-report", "broadcastName": "refresh", "subdomain": "t1" } },
         }, {
-            "name": "sync", "every": "1m", "instances": ["", "north"],
+            "name": "sync", "every": "1m", "instances": ["", "north"], "takesOver": "shop-report.sync",
             "target": { "bean": { "module": "shop-report", "name": "schedule.sync", "data": { "limit": 10 } } },
         }],
         "startups": [
@@ -166,6 +166,7 @@ fn pod_with(status: AgentStatus, found: Found) -> Found {
         synced: None,
         secrets: None,
         started: BTreeMap::new(),
+        boot: None,
     };
     Found { pods: vec![pod], reports: [("u".to_owned(), Report::Answered(Arc::new(status)))].into(), ..found }
 }

@@ -48,6 +48,7 @@ fn pod(name: &str) -> AgentPod {
         synced: None,
         secrets: None,
         started: BTreeMap::new(),
+        boot: None,
     }
 }
 
@@ -326,6 +327,7 @@ fn ticks_are_no_urgent_news_and_failures_are() {
             running: None,
             runs: vec![],
             waiting: 0,
+            waits_for: None,
             paused: false,
             results: vec![TickResult {
                 tick,
@@ -349,6 +351,51 @@ fn ticks_are_no_urgent_news_and_failures_are() {
     assert_eq!(before.schedules[0].last_result.as_deref(), Some("Done"));
     assert_eq!(news(Some(&before), &with("2026-01-01T00:00:05Z", 0)), News::Ticks);
     assert_eq!(news(Some(&before), &with("2026-01-01T00:00:05Z", 1)), News::Urgent);
+}
+
+#[test]
+fn what_a_takeover_waits_for_is_said() {
+    let spec = json!({ "schedules": [
+        { "name": "night", "every": "5s", "takesOver": "m.night", "target": { "http": { "path": "/" } } },
+    ] });
+    let with = |waits_for: Option<&str>, pods_wait: bool| {
+        let schedule = json!({
+            "name": "night", "created": "2026-01-01T00:00:00Z", "waitsFor": waits_for, "results": [], "done": 0, "failed": 0,
+            "skipped": 0, "missed": 0,
+        });
+        let agent = AgentStatus { schedules: vec![serde_json::from_value(schedule).unwrap()], ..leader("web-0") };
+        let mut found = found(vec![agent]);
+        if !pods_wait {
+            found.pods.iter_mut().for_each(|pod| pod.boot = Some("b".into()));
+            let boot = json!({ "app": "shop", "generation": "v4", "roles": [], "takesOver": ["m.night"] });
+            let map = json!({ "data": { "boot.json": boot.to_string() } });
+            found.config_maps.insert("b".into(), serde_json::from_value(map).unwrap());
+        }
+        let status = status_of(&spec, &found, &rolled_out());
+        let said = condition(&status, "SchedulesTakenOver").clone();
+        assert_eq!(status.schedules[0].waits_for.as_deref(), waits_for);
+        assert_eq!(triple(&status)[0], "True:Ready", "it makes nothing unready");
+        (said.status, said.reason, said.message)
+    };
+    let (status, reason, message) = with(Some("the operator"), true);
+    assert_eq!((&*status, &*reason), ("False", "WaitingForPods"));
+    assert!(message.contains("night waits until nothing runs m.night any more: pod web-0"), "{message}");
+    let (status, reason, message) = with(Some("the app to end its jobs of m.night: repeat:1:2"), false);
+    assert_eq!((&*status, &*reason), ("False", "WaitingForJobs"));
+    assert!(message.contains("repeat:1:2"), "{message}");
+    let (status, reason, message) = with(None, true);
+    assert_eq!((&*status, &*reason), ("False", "NativeIsBack"));
+    assert!(message.contains("m.night may be run by the app and by night: pod web-0"), "{message}");
+    let (status, reason, _) = with(None, false);
+    assert_eq!((&*status, &*reason), ("True", "TakenOver"));
+    let nobody = status_of(&spec, &Found::default(), &rolled_out());
+    assert_eq!(condition(&nobody, "SchedulesTakenOver").reason, "NoLeader");
+    assert!(
+        status_of(&json!({}), &Found::default(), &rolled_out())
+            .conditions
+            .iter()
+            .all(|it| it.type_ != "SchedulesTakenOver")
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod by_hand;
 mod guard;
 mod roles;
 mod schedules;
+mod takeover;
 mod targets;
 mod warm_up;
 
@@ -145,6 +146,8 @@ pub struct Validated {
     pub on_redis_change: OnRedisChange,
     /// The guard of the app's own schedules, if there is to be one; which revisions are the newest is to be added.
     pub guard: Option<files::Guard>,
+    /// Where the app's own schedules are that are taken over, if any are.
+    pub takeover: Option<files::Takeover>,
     /// Whether there is something to do that takes a leader.
     pub needs_leader: bool,
     /// What is allowed, but somebody should look at.
@@ -208,6 +211,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
 
     let guard = guard::resolve(app, *native_schedules, native_schedule_history.as_ref(), &roles, &mut refusals);
     let guards = guard.is_some();
+    let takeover = takeover::resolve(app, schedules, &roles, &mut refusals);
     let tasks = startups.iter().map(|task| (task.name.clone(), task.clone())).collect();
     let context = targets::Context { app, roles: &roles };
     let (schedules, mut startups) = schedules::resolve(&context, schedules, startups, &mut refusals);
@@ -254,6 +258,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
         tasks,
         on_redis_change: rollout.as_ref().and_then(|rollout| rollout.on_redis_change).unwrap_or_default(),
         guard,
+        takeover,
         needs_leader,
         warnings,
         bad_triggers: Vec::new(),

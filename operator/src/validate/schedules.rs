@@ -122,12 +122,6 @@ fn schedule(context: &Context, schedule: &Schedule, refusals: &mut Vec<Refusal>)
     if window.is_some_and(|window| window > LONGEST_WINDOW) {
         refuse(Refusal::invalid(field("catchUp.window"), format!("must be at most {LONGEST_WINDOW}")));
     }
-    if takes_over.is_some() {
-        refuse(Refusal::unsupported(
-            field("takesOver"),
-            "is not supported yet: remove it, and disable the schedule in the app",
-        ));
-    }
     let retry = retry(retries.as_ref(), DEFAULT_RETRY, &field, refusals);
     let target = targets::of_schedule(context, called, instances.as_ref(), &field, refusals);
     (refusals.len() == before).then_some(())?;
@@ -147,6 +141,7 @@ fn schedule(context: &Context, schedule: &Schedule, refusals: &mut Vec<Refusal>)
         // These stand in annotations.
         triggers: Vec::new(),
         backfills: Vec::new(),
+        takes_over: takes_over.clone(),
         target: target?,
     })
 }

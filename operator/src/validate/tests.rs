@@ -296,7 +296,7 @@ fn what_is_refused_names_the_field_and_the_remedy() {
             "Invalid",
             "schedules[s].catchUp.window",
         ),
-        (schedule(&json!({ "takesOver": "a.b" })), "NotSupportedYet", "schedules[s].takesOver"),
+        (schedule(&json!({ "takesOver": "nightly" })), "Invalid", "schedules[s].takesOver"),
         (connection(json!({ "cluster": { "nodes": [{ "host": "s" }] } })), "Invalid", "redis.roles.queue.connection"),
         (schedule(&json!({ "target": {} })), "Invalid", "schedules[s].target"),
         (

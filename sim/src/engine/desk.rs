@@ -347,6 +347,7 @@ impl World {
             | News::Startup(_)
             | News::StartupBegins { .. }
             | News::Awaits { .. }
+            | News::TakenOver(_)
             | News::ScheduleGone(_) => Ok(()),
         }
     }

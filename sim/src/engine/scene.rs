@@ -51,6 +51,7 @@ impl Scene {
             startups,
             ended: BTreeMap::new(),
             guard: None,
+            takeover: None,
             tracing: None,
         };
         Self {
@@ -122,6 +123,7 @@ pub(crate) fn schedule(number: u64, ttl_ms: u64, dice: &mut Dice) -> Schedule {
         pause_on_failure: false,
         triggers: Vec::new(),
         backfills: Vec::new(),
+        takes_over: None,
         target: target(),
     }
 }

@@ -279,7 +279,11 @@ fn nothing_is_learnt_from_pods_that_the_files_do_not_know_yet() {
     world.tick(&new, "a");
     world.tick(&old, "b");
     assert_eq!(world.look(), [""; 0]);
-    world.revisions = Revisions { newest: BTreeSet::from(["b".into()]), all: BTreeSet::from(["a".into(), "b".into()]) };
+    world.revisions = Revisions {
+        newest: BTreeSet::from(["b".into()]),
+        all: BTreeSet::from(["a".into(), "b".into()]),
+        taken_over: BTreeSet::new(),
+    };
     // What was added since the pod started is read now.
     assert_eq!(world.look(), [new]);
 }
