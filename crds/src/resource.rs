@@ -1101,7 +1101,8 @@ fn instances_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 /// The definition cannot be YAML, which a test rules out.
 pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
     use kube::CustomResourceExt;
-    serde_yaml::to_string(&CabloyCluster::crd())
+    // kubectl and Helm read YAML 1.1, in which a bare Off is false.
+    serde_yaml::to_string(&CabloyCluster::crd()).map(|text| text.replace("- Off\n", "- \"Off\"\n"))
 }
 
 #[cfg(test)]
