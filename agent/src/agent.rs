@@ -17,6 +17,7 @@ use crate::aside::ASIDE;
 use crate::election::{Elector, Pod, Role, Timing};
 use crate::engine::Engine;
 use crate::files::Loaded;
+use crate::mark::Mark;
 use crate::reload::{self, Config, Places};
 use crate::server::{self, ListenError};
 use crate::shared::{Identity, Shared};
@@ -43,6 +44,8 @@ pub struct Options {
     pub signing_key_file: Option<PathBuf>,
     /// The folder of the passwords that the app has too; there need be none.
     pub secrets_dir: PathBuf,
+    /// The folder where the app's processes are told that the pod drains; none: they are not.
+    pub state_dir: Option<PathBuf>,
     /// Where `/status` and so on are answered.
     pub listen: SocketAddr,
     /// The port on 127.0.0.1 where `/drain` is answered.
@@ -78,7 +81,8 @@ impl Agent {
         let (health, health_seen) = watch::channel(AppStatus::default());
         let (app, app_seen) = watch::channel(None);
         let shared = Shared::new(options.identity, config_seen, signing_seen, health_seen);
-        let drain = Drain { shared: Arc::clone(&shared), released: watch::Sender::new(false) };
+        let mark = Mark::in_folder(options.state_dir.as_deref());
+        let drain = Drain { shared: Arc::clone(&shared), released: watch::Sender::new(false), mark: mark.clone() };
 
         let places =
             Places { dir: options.config_dir, signing_key: options.signing_key_file, secrets: options.secrets_dir };
@@ -99,7 +103,7 @@ impl Agent {
 
         stop.cancelled().await;
         tracing::info!("ending");
-        drain.drain().await;
+        drain.resign().await;
         calls.close();
         if tokio::time::timeout(GRACE, calls.wait()).await.is_err() {
             tracing::warn!(calls = calls.len(), "calls are left open; their deadlines hold");
@@ -112,20 +116,29 @@ impl Agent {
         if tokio::time::timeout(END, ended).await.is_err() {
             tracing::warn!("not all parts have ended in time");
         }
+        // In a pod that ends the app has ended before. Elsewhere it may go on, and nobody else would tell it.
+        mark.clear();
     }
 }
 
-/// Takes the pod out of the election, for good.
+/// Takes the pod out of service, for good.
 #[derive(Clone, Debug)]
 pub struct Drain {
     shared: Arc<Shared>,
     /// Whether, while draining, this agent has given back what it led by.
     released: watch::Sender<bool>,
+    mark: Mark,
 }
 
 impl Drain {
-    /// Returns when the agent neither leads nor stands; that takes a round to Redis, and is bounded.
+    /// Tells the app's processes that the pod is about to end, and resigns.
     pub async fn drain(&self) {
+        self.mark.set();
+        self.resign().await;
+    }
+
+    /// Returns when the agent neither leads nor stands; that takes a round to Redis, and is bounded.
+    async fn resign(&self) {
         if !self.shared.draining.send_replace(true) {
             tracing::info!("draining");
         }

@@ -12,6 +12,7 @@
 //! * [`warm_up`]: first requests to the app's worker processes, for which apps of `CabloyJS` 4 wait.
 //! * [`shared`], [`server`], [`metrics`] and [`drain`]: what is seen and asked from outside; [`traces`] and [`export`]: a
 //!   trace for each run.
+//! * [`mark`]: what the app's processes are told when their pod is about to end.
 //! * [`guard`]: the app's own schedules are guarded through rollouts; [`takeover`]: schedules take their place; [`lead`]: when.
 //! * [`agent`]: all of it together.
 
@@ -33,6 +34,7 @@ pub mod guard;
 pub mod health;
 pub mod lead;
 pub mod ledger;
+pub mod mark;
 pub mod masters;
 pub mod metrics;
 pub mod queue;

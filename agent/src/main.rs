@@ -53,6 +53,9 @@ struct Run {
     /// Folder of the passwords that the app and the agent have, as Kubernetes mounts it: it is told when they change
     #[arg(long, env = "CABLOY_SECRETS_DIR", default_value = SECRETS_DIR)]
     secrets_dir: PathBuf,
+    /// Folder where the app's processes find the file "draining" while the pod drains; without it they are told nothing
+    #[arg(long, env = "CABLOY_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     /// Address of /healthz, /readyz, /status and /metrics
     #[arg(long, env = "CABLOY_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], AGENT_PORT)))]
     listen: SocketAddr,
@@ -104,6 +107,7 @@ impl Run {
             config_dir,
             signing_key_file,
             secrets_dir,
+            state_dir,
             listen,
             control,
             pod_name,
@@ -125,7 +129,7 @@ impl Run {
         let signing_key_file = signing_key_file.map(|file| std::path::absolute(&file).unwrap_or(file));
         let identity = Identity { pod, uid, place, elect };
         let control_port = control.control_port;
-        Options { identity, config_dir, signing_key_file, secrets_dir, listen, control_port }
+        Options { identity, config_dir, signing_key_file, secrets_dir, state_dir, listen, control_port }
     }
 }
 

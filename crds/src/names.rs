@@ -69,6 +69,12 @@ pub const SIGNING_DIR: &str = "/etc/cabloy/signing";
 /// The key in the Secret of a cluster that calls are signed with, and the file that it becomes.
 pub const SIGNING_KEY: &str = "key";
 
+/// Folder in both containers where the agent tells the app's processes what becomes of the pod.
+pub const STATE_DIR: &str = "/etc/cabloy/state";
+
+/// The file in it that is there while the pod drains: it is about to end.
+pub const DRAINING_FILE: &str = "draining";
+
 /// Folder of the Secrets of `app.configFrom`, one numbered folder each, in the app's container.
 pub const APP_CONFIG_DIR: &str = "/etc/cabloy/app-config";
 

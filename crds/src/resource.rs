@@ -162,6 +162,9 @@ pub struct App {
         .message("must be the names of CabloyJS instances: letters, digits, '.', '_' and '-'; the default one needs no name here"))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub instances: Vec<String>,
+    /// How the app's pods are taken out of service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }
 
 impl App {
@@ -182,6 +185,23 @@ impl App {
     pub fn port(&self) -> u16 {
         self.port.and_then(|port| u16::try_from(port).ok()).unwrap_or(DEFAULT_APP_PORT)
     }
+}
+
+/// How pods are taken out of service.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// How long a pod that is to end still serves before the app hears of it by SIGTERM, for others learn only by and by
+    /// that they should not call it; 5s if left out, 0s for not at all. It is a preStop hook of the app's container, which
+    /// one of your own takes the place of, and half of terminationGracePeriodSeconds at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!self.matches('ms')").message("must be whole seconds, such as 5s"))]
+    pub pause: Option<Duration>,
+}
+
+impl Drain {
+    /// The pause where the resource does not say, in seconds.
+    pub const DEFAULT_PAUSE_SECS: i64 = 5;
 }
 
 /// Where further configuration of the app comes from.

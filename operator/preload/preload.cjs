@@ -52,6 +52,18 @@ const FAIL_FAST = {
   maxRetriesPerRequest: 0, enableOfflineQueue: false, commandTimeout: 500, connectTimeout: 500, weakDependent: true,
 };
 
+/** While this file is there, the pod is about to end. The agent makes it as soon as kubelet says so, long before SIGTERM. */
+const DRAINING = path.join(ENV.CABLOY_STATE_DIR || '/etc/cabloy/state', 'draining');
+
+/** How often processes look for it, in milliseconds. (Watches of files are scarce: a node has few for all its pods.) */
+const LOOK = 250;
+
+/** After so many milliseconds Redis answers a worker of BullMQ that asks for a job no more: it should after 5,000. */
+const QUESTION = 10000;
+
+/** How long egg gives its workers to close, in milliseconds. */
+const CLOSE = 5000;
+
 /** Why the app must not start: where it is wrong, what is wrong, and what to do. Never has a value that was read. */
 class Refusal extends Error {
   constructor(where, what, remedy) {
@@ -314,7 +326,7 @@ function checkEggCore() {
  * Has egg-core's own loader read the configuration: wherever it is loaded, in whatever process, and never through the
  * environment, which child processes inherit and /proc shows.
  */
-function hookEggCore(readBootV4) {
+function hookEggCore(readBootV4, drain) {
   let hooked = false;
   const original = Module._extensions['.js'];
   Module._extensions['.js'] = function cabloyLoad(module, filename) {
@@ -322,7 +334,7 @@ function hookEggCore(readBootV4) {
     // by its place in the package, not by the package's name: package managers and forks have others
     if (/[\\/]lib[\\/]loader[\\/]mixin[\\/]config\.js$/.test(filename) && typeof module.exports.loadConfig === 'function') {
       hooked = true;
-      hookLoader(module.exports, filename, readBootV4);
+      hookLoader(module.exports, filename, readBootV4, drain);
     } else if (/[\\/]lib[\\/]module[\\/](startup|schedule)\.js$/.test(filename) && typeof module.exports === 'function') {
       const load = module.exports;
       const hook = /startup\.js$/.test(filename) ? hookStartups : leaveSchedules;
@@ -331,6 +343,11 @@ function hookEggCore(readBootV4) {
         const boot = orExit(readBootV4);
         if (boot) hook(loader.app, boot);
       };
+    } else if (drain && /bullmq[\\/]dist[\\/]cjs[\\/]classes[\\/]worker\.js$/.test(filename)) {
+      hookQueues(module.exports.Worker, drain);
+    } else if (/egg-cluster[\\/]lib[\\/]master\.js$/.test(filename)) {
+      // Kubelet says when it is enough: a worker that has let go of its work closes within egg's own time.
+      if (!ENV.EGG_APP_CLOSE_TIMEOUT && !ENV.EGG_MASTER_CLOSE_TIMEOUT) ENV.EGG_APP_CLOSE_TIMEOUT = String(24 * 60 * 60 * 1000);
     } else if (/egg-cluster[\\/]lib[\\/](agent|app)_worker\.js$/.test(filename) && !hooked) {
       // its code makes the app before it returns
       orExit(() => {
@@ -341,7 +358,7 @@ function hookEggCore(readBootV4) {
   };
 }
 
-function hookLoader(loader, filename, readBootV4) {
+function hookLoader(loader, filename, readBootV4, drain) {
   const { loadConfig, _loadConfigFromEnv: loadConfigFromEnv } = loader;
   const read = () => orExit(() => {
     const boot = readBootV4();
@@ -362,6 +379,7 @@ function hookLoader(loader, filename, readBootV4) {
       finish(this.config, wanted);
       if (wanted.takesOver.length > 0) checkSchedules(this.app, filename);
     }
+    if (wanted && drain) hookClose(this.app, drain);
     wanted = undefined;
     return result;
   };
@@ -596,22 +614,116 @@ function hookEnv(read, checkDeclared) {
 // ---- Worker processes ----
 
 /**
- * Has this worker process of egg say who it is where the agent of the pod asks: its id, and how many workers there are
- * to be. Connections go to one worker or another, and only so can the agent know that each of them has answered.
+ * What this process has begun and not ended, and whether it should begin more: not while the pod is about to end, and not
+ * once the process itself is.
  */
-function nameWorker() {
-  const { Server } = require('http');
-  let workers;
-  try {
-    workers = JSON.parse(process.argv[2]).workers; // as egg-cluster itself reads them
-  } catch (_) { /* not started by egg's master */ }
-  if (!Number.isInteger(workers)) return;
-  const name = `${process.pid}.${Date.now()}/${workers}`;
+class Drain {
+  constructor() {
+    this.draining = false;
+    this.ending = false;
+    this.responses = new Set();
+    this.jobs = 0;
+    this.questions = 0;
+    setInterval(() => this.look(), LOOK).unref();
+  }
+
+  look() {
+    const before = this.draining;
+    this.draining = this.ending || fs.existsSync(DRAINING);
+    if (this.draining && !before) this.responses.forEach(lastOfConnection);
+  }
+
+  /** Takes note of a request; while draining, the client is told to make its next one elsewhere. */
+  request(response) {
+    this.responses.add(response);
+    const done = () => this.responses.delete(response);
+    response.once('finish', done);
+    response.once('close', done);
+    if (this.draining) lastOfConnection(response);
+  }
+
+  /** Takes note of what is done for a job (`jobs`) or to get one (`questions`), until that has ended. */
+  async count(what, work) {
+    this[what] += 1;
+    try {
+      return await work();
+    } finally {
+      this[what] -= 1;
+    }
+  }
+
+  /** Resolves once this process has nothing left to do. Kubelet sees to it that this does not take for ever. */
+  async end() {
+    this.ending = true;
+    this.look();
+    const unanswered = Date.now() + QUESTION;
+    // What follows upon an end, such as a job that was just handed out, begins before the next look.
+    do await new Promise(resolve => setTimeout(resolve, LOOK));
+    while (this.responses.size > 0 || this.jobs > 0 || (this.questions > 0 && Date.now() < unanswered));
+  }
+}
+
+/** Has a connection end with this response, if its head is still to be sent. */
+function lastOfConnection(response) {
+  response.shouldKeepAlive = false;
+}
+
+/**
+ * Sees the requests of this process. A worker process of egg, whose name is given, says who it is where the agent of the
+ * pod asks: connections go to one worker or another, and only so can the agent know that each of them has answered.
+ */
+function hookServers(drain, name) {
   const isAgent = ({ headers, socket }) => /^cabloy-agent\//.test(headers['user-agent']) && /^(::ffff:)?127\./.test(socket.remoteAddress);
-  const { emit } = Server.prototype;
-  Server.prototype.emit = function cabloyEmit(event, request, response) {
-    if (event === 'request' && isAgent(request)) response.setHeader('cabloy-worker', name);
-    return emit.apply(this, arguments);
+  for (const { Server } of [require('http'), require('https')]) {
+    const { emit } = Server.prototype;
+    Server.prototype.emit = function cabloyEmit(event, request, response) {
+      if (event === 'request') {
+        if (name && isAgent(request)) response.setHeader('cabloy-worker', name);
+        drain.request(response);
+      }
+      return emit.apply(this, arguments);
+    };
+  }
+}
+
+/** The id of this worker process of egg, and how many workers there are to be. */
+function workerName() {
+  try {
+    const { workers } = JSON.parse(process.argv[2]); // as egg-cluster itself reads them
+    return Number.isInteger(workers) ? `${process.pid}.${Date.now()}/${workers}` : undefined;
+  } catch (_) {
+    return undefined; // not started by egg's master
+  }
+}
+
+/**
+ * Has BullMQ's workers take no more jobs while draining. Not by their own `pause` and `close`, which hang up while Redis may
+ * be handing out a job: that one would be nobody's until it counts as stalled. A question for a job that has been put is
+ * answered within seconds, and what it brings is done.
+ */
+function hookQueues(Worker, drain) {
+  const { getNextJob, processJob } = Worker.prototype;
+  Worker.prototype.getNextJob = async function cabloyGetNextJob(token, options) {
+    while (drain.draining && !this.closing) {
+      if (options && options.block === false) return undefined;
+      await new Promise(resolve => setTimeout(resolve, LOOK));
+    }
+    return drain.count('questions', () => getNextJob.apply(this, arguments));
+  };
+  Worker.prototype.processJob = function cabloyProcessJob(job, token, fetchNext = () => true) {
+    // The end of a job brings the next one along.
+    return drain.count('jobs', () => processJob.call(this, job, token, () => !drain.draining && fetchNext()));
+  };
+}
+
+/** Has a worker process of egg end what it has begun before it closes; egg itself would cut it off. */
+function hookClose(app, drain) {
+  if (app.type !== 'application') return;
+  const { close } = app;
+  app.close = async function cabloyClose() {
+    await drain.end();
+    setTimeout(() => process.exit(1), CLOSE).unref();
+    return close.apply(this, arguments);
   };
 }
 
@@ -669,10 +781,10 @@ function start() {
       }
     });
   }
-  if (generation !== 'vona') {
-    hookEggCore(readV4);
-    if (/egg-cluster[\\/]lib[\\/]app_worker\.js$/.test(process.argv[1])) nameWorker();
-  }
+  const worker = generation !== 'vona' && /egg-cluster[\\/]lib[\\/]app_worker\.js$/.test(process.argv[1]);
+  const drain = worker || (app && generation === 'vona') ? new Drain() : undefined;
+  if (drain) hookServers(drain, worker ? workerName() : undefined);
+  if (generation !== 'vona') hookEggCore(readV4, drain);
   if (generation !== 'v4' && !(boot && boot.roles.length === 0 && !boot.mergesConfig)) hookEnv(readEnv, app);
 }
 

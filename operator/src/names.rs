@@ -37,6 +37,9 @@ pub const BOOT: &str = "cabloy.io/boot";
 /// said that still ran on those before.
 pub const SECRETS: &str = "cabloy.io/secrets";
 
+/// Annotation of a pod template: how many seconds of pause before SIGTERM are ours. A preStop hook of others is not.
+pub const PAUSE: &str = "cabloy.io/pause";
+
 /// Annotation of a boot `ConfigMap`: the hash of what it holds, less the preload script.
 pub const BOOT_CONFIG: &str = "cabloy.io/boot-config";
 

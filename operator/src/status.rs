@@ -275,19 +275,40 @@ fn workloads_applied(applied: &Applied) -> Said {
         let messages: Vec<_> = left.iter().map(|(reference, blocked)| format!("{reference}: {blocked}")).collect();
         return said("WorkloadsApplied", Answer::False, first.reason(), messages.join("; "));
     }
-    let from: Vec<_> = with_note(applied, &Note::EnvFrom).map(ToString::to_string).collect();
-    if from.is_empty() {
-        return said("WorkloadsApplied", Answer::True, "Applied", "all workloads have their configuration");
+    let notes = applied.workloads.iter().flat_map(|(reference, outcome)| match outcome {
+        Outcome::Applied { notes, .. } => notes.iter().filter_map(|note| remark(reference, note)).collect(),
+        Outcome::Left(_) => Vec::new(),
+    });
+    let notes: Vec<_> = notes.collect();
+    match notes.first() {
+        None => said("WorkloadsApplied", Answer::True, "Applied", "all workloads have their configuration"),
+        Some((reason, _)) => {
+            let messages: Vec<_> = notes.iter().map(|(_, message)| message.as_str()).collect();
+            said("WorkloadsApplied", Answer::True, *reason, messages.join("; "))
+        }
     }
-    said(
-        "WorkloadsApplied",
-        Answer::True,
-        "AppliedOverEnvFrom",
-        format!(
-            "{}: envFrom may hold NODE_OPTIONS too; ours goes before it: move its flags to workloads[].nodeOptions",
-            from.join(", ")
-        ),
-    )
+}
+
+/// What somebody should know of a workload that has our part.
+fn remark(reference: &WorkloadRef, note: &Note) -> Option<(&'static str, String)> {
+    match note {
+        Note::EnvFrom => Some((
+            "AppliedOverEnvFrom",
+            format!(
+                "{reference}: envFrom may hold NODE_OPTIONS too; ours goes before it: move its flags to workloads[].nodeOptions"
+            ),
+        )),
+        Note::PauseShortened { asked, grace } => Some((
+            "GracePeriodTooShort",
+            format!(
+                "{reference}: of the {grace} s that its pods have to end, the pause before SIGTERM takes {} s, and should take {asked} s: \
+                 write terminationGracePeriodSeconds: {} or more in its manifest, or a shorter app.drain.pause here",
+                grace / 2,
+                2 * asked
+            ),
+        )),
+        Note::RolloutPending | Note::SecretsChanged | Note::UpdateAvailable { .. } => None,
+    }
 }
 
 fn with_note<'a>(applied: &'a Applied, note: &'a Note) -> impl Iterator<Item = &'a WorkloadRef> {
@@ -598,7 +619,7 @@ fn update_available(applied: &Applied) -> Said {
     let update = applied.workloads.iter().find_map(|(reference, outcome)| match outcome {
         Outcome::Applied { notes, .. } => notes.iter().find_map(|note| match note {
             Note::UpdateAvailable { present, available } => Some((reference, present, available)),
-            Note::RolloutPending | Note::SecretsChanged | Note::EnvFrom => None,
+            Note::RolloutPending | Note::SecretsChanged | Note::EnvFrom | Note::PauseShortened { .. } => None,
         }),
         Outcome::Left(_) => None,
     });

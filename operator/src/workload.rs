@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::names::{BOOT, CLAIMED_BY, SECRETS};
 
+/// `terminationGracePeriodSeconds` where a pod template does not say.
+const DEFAULT_GRACE_PERIOD: i64 = 30;
+
 /// Which workload of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkloadRef {
@@ -135,6 +138,12 @@ impl Live {
     #[must_use]
     pub fn run_as_user(&self) -> Option<i64> {
         self.number("/spec/template/spec/securityContext/runAsUser")
+    }
+
+    /// How many seconds its pods have to end, their preStop hooks included.
+    #[must_use]
+    pub fn grace_period(&self) -> i64 {
+        self.number("/spec/template/spec/terminationGracePeriodSeconds").unwrap_or(DEFAULT_GRACE_PERIOD)
     }
 
     /// How many pods it should have.

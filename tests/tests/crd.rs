@@ -227,6 +227,7 @@ async fn bad_resources_are_refused_with_the_field_and_the_remedy() {
         ),
         (app(&json!({"generation": "generic", "warmUp": true})), "spec.app", "are for generation v4"),
         (app(&json!({"warmUp": false, "instances": ["acme"]})), "spec.app", "set warmUp to true"),
+        (app(&json!({"drain": {"pause": "500ms"}})), "spec.app.drain.pause", "whole seconds"),
         (app(&json!({"instances": ["-acme"]})), "spec.app.instances", "names of CabloyJS instances"),
         (app(&json!({"instances": ["acme", "acme"]})), "spec.app.instances[1]", "Duplicate value"),
         (app(&json!({"colour": "red"})), "spec.app.colour", "unknown field"),

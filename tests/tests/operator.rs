@@ -854,6 +854,59 @@ async fn node_options_of_the_users_own_are_not_fought_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_pause_before_sigterm_gives_way_to_a_hook_of_the_users_own() {
+    let stage = Stage::set("pause").await;
+    let lifecycle =
+        async || stage.get("deployment", "web").await["spec"]["template"]["spec"]["containers"][0]["lifecycle"].clone();
+    let lifecycle_is = async |expected: &Value| {
+        until("the hook of the app's container", SOON, async || {
+            let now = lifecycle().await;
+            if now == *expected { Ok(()) } else { Err(now.to_string()) }
+        })
+        .await;
+    };
+    let with =
+        |pause: &str| shop(&json!({ "app": { "name": "shop", "generation": "v4", "drain": { "pause": pause } } }));
+    let sleep = |seconds: i64| json!({ "preStop": { "sleep": { "seconds": seconds } } });
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({}))).await;
+    lifecycle_is(&sleep(5)).await;
+    stage.apply(&with("8s")).await;
+    lifecycle_is(&sleep(8)).await;
+
+    // What the API server says to a hook of another kind, and the way out.
+    let mut user = deployment("web");
+    let own = json!({ "preStop": { "exec": { "command": ["sh", "-c", "sleep 3"] } } });
+    user["spec"]["template"]["spec"]["containers"][0]["lifecycle"] = own.clone();
+    let args = ["--namespace", &*stage.namespace, "apply", "-f", "-"];
+    let output = stage.cluster.kubectl_with(&args, &user.to_string()).await;
+    assert!(output.stderr.contains("may not specify more than 1 handler type"), "{output:?}");
+    stage.apply(&with("0s")).await;
+    lifecycle_is(&Value::Null).await;
+    stage.apply(&user).await;
+    stage.apply(&shop(&json!({}))).await;
+    stage.settle("shop").await;
+    assert_eq!(lifecycle().await, own);
+
+    // The time that pods have to end is theirs, and the pause leaves them half of it.
+    user["spec"]["template"]["spec"]["containers"][0]["lifecycle"] = Value::Null;
+    user["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(4);
+    stage.apply(&user).await;
+    stage.apply(&with("5s")).await;
+    lifecycle_is(&sleep(2)).await;
+    let message = stage.await_condition("shop", "WorkloadsApplied", "True", "GracePeriodTooShort").await;
+    assert!(message.contains("terminationGracePeriodSeconds: 10"), "{message}");
+
+    // A pause of the user's own is as good.
+    user["spec"]["template"]["spec"]["containers"][0]["lifecycle"] = sleep(1);
+    stage.apply(&user).await;
+    stage.settle("shop").await;
+    stage.await_condition("shop", "WorkloadsApplied", "True", "Applied").await;
+    stage.kubectl(&["delete", "cabloycluster", "shop", "--timeout=30s"]).await;
+    assert_eq!(lifecycle().await, sleep(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_an_agent_there_are_roles_alone() {
     let stage = Stage::set("no-agent").await;
     stage.apply(&deployment("web")).await;
@@ -867,6 +920,8 @@ async fn without_an_agent_there_are_roles_alone() {
     assert!(!stage.config_maps().await.contains_key("shop-agent"));
     assert!(stage.get("secret", "shop-signing").await.is_null() && !web.to_string().contains("cabloy-signing"));
     assert_eq!(env(&web, "CABLOY_BOOT_DIR"), "/etc/cabloy/boot");
+    let hook = &web["spec"]["template"]["spec"]["containers"][0]["lifecycle"]["preStop"];
+    assert_eq!((hook, web.to_string().contains("cabloy-state")), (&json!({ "sleep": { "seconds": 5 } }), false));
     stage.apply(&shop(&json!({}))).await;
     stage.await_agent("deployment", "web").await;
     stage.apply(&shop(&json!({ "agent": { "enabled": false } }))).await;

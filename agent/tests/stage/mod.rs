@@ -378,6 +378,12 @@ impl Start<'_> {
         self
     }
 
+    /// Tells the app's processes there that the pod drains.
+    pub fn state_dir(mut self, dir: &Path) -> Self {
+        self.args.extend(["--state-dir".into(), dir.to_str().unwrap().to_owned()]);
+        self
+    }
+
     pub fn start(mut self) -> Agent {
         if self.args.iter().all(|arg| arg != "--pod-name") {
             self.args.extend(["--name".into(), self.name.clone()]);

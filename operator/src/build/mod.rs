@@ -2,6 +2,7 @@
 
 mod agent_file;
 mod boot;
+mod pause;
 mod roles;
 mod secrets;
 pub mod workload;

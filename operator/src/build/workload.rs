@@ -5,17 +5,19 @@ use std::collections::BTreeSet;
 use cabloy_crds::{
     names::{
         AGENT_CONTAINER, AGENT_FILE, AGENT_PORT, APP_CONFIG_DIR, BOOT_DIR, CLIENT_FILE, CONFIG_DIR, PRELOAD_FILE,
-        REDLOCK_ROLE, SECRETS_DIR, SIGNING_DIR, SIGNING_KEY, role_file,
+        REDLOCK_ROLE, SECRETS_DIR, SIGNING_DIR, SIGNING_KEY, STATE_DIR, role_file,
     },
     resource::{OnRedisChange, WorkloadKind},
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 use serde_json::{Value, json};
 
-use super::{Boot, Plan, Settings, boot::has_preload, secrets};
+use super::{Boot, Plan, Settings, boot::has_preload, pause, secrets};
 use crate::{
     dereference::Found,
-    names::{BOOT, BOOT_CONFIG, CLAIMED_BY, CLUSTER, SECRETS, agent_config_map, role_config_map, signing_secret},
+    names::{
+        BOOT, BOOT_CONFIG, CLAIMED_BY, CLUSTER, PAUSE, SECRETS, agent_config_map, role_config_map, signing_secret,
+    },
     validate::{AgentPlan, Secret, Validated, Workload},
     workload::{Live, find, named},
 };
@@ -24,6 +26,7 @@ const BOOT_VOLUME: &str = "cabloy-boot";
 const SECRETS_VOLUME: &str = "cabloy-secrets";
 const APP_CONFIG_VOLUME: &str = "cabloy-app-config-";
 const SIGNING_VOLUME: &str = "cabloy-signing";
+const STATE_VOLUME: &str = "cabloy-state";
 const CONFIG_VOLUME: &str = "cabloy-config";
 const NO_TOKEN_VOLUME: &str = "cabloy-no-token";
 
@@ -112,6 +115,13 @@ pub enum Note {
     },
     /// `NODE_OPTIONS` may come from a source that we cannot see into.
     EnvFrom,
+    /// The pause before SIGTERM is shorter than it should be, for its pods have little time to end.
+    PauseShortened {
+        /// How long it should be, in seconds.
+        asked: i64,
+        /// How long its pods have to end, in seconds.
+        grace: i64,
+    },
 }
 
 /// Plans what becomes of a workload.
@@ -161,6 +171,10 @@ fn part(
     if let Some(since) = rolled_for(validated, live, container_name, found, &mut notes) {
         annotations[SECRETS] = json!(since);
     }
+    // A new operator rolls no pods: what it brings that is new comes with what rolls them anyway, or if it is asked for.
+    let rolls = image.as_ref().is_some_and(|image| image.changes) || live.boot() != Some(&boot.name);
+    let has_pause = rolls || validated.pause.is_some() || pause::given(&live.0).is_some();
+    let pause = has_pause.then(|| pause::pause(validated.pause, live, container, &mut notes)).flatten();
     if node_options.is_some() && container.get("envFrom").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
     {
         notes.push(Note::EnvFrom);
@@ -172,17 +186,27 @@ fn part(
     let mut spec = json!({});
     if let (Some(agent), Some(image)) = (&validated.agent, image) {
         let secrets = volumes.iter().any(|volume| named(volume, SECRETS_VOLUME));
-        // An agent that is left as it is stays without a key, if it has none: a new operator rolls no pods.
-        let signs = image.changes || live.volumes().iter().any(|volume| named(volume, SIGNING_VOLUME));
-        if signs {
+        // An agent that is left as it is stays without a key or a way to tell the app of its end, if it has none.
+        let has = |name: &str| image.changes || live.volumes().iter().any(|volume| named(volume, name));
+        let extras = Extras { secrets, signs: has(SIGNING_VOLUME), tells: has(STATE_VOLUME) };
+        if extras.signs {
             volumes.push(signing_volume(&identity.name));
             mounts.push(mount(SIGNING_VOLUME, SIGNING_DIR));
         }
-        spec["initContainers"] = json!([agent_container(agent, wanted, &image, live, secrets, signs)]);
+        if extras.tells {
+            volumes.push(json!({ "name": STATE_VOLUME, "emptyDir": {} }));
+            mounts.push(mount(STATE_VOLUME, STATE_DIR));
+        }
+        spec["initContainers"] = json!([agent_container(agent, wanted, &image, live, &extras)]);
         volumes.push(boot.config.unwrap_or_else(|| config_volume(validated)));
         volumes.push(json!({ "name": NO_TOKEN_VOLUME, "emptyDir": {} }));
     }
-    spec["containers"] = json!([{ "name": container_name, "env": env, "volumeMounts": mounts }]);
+    let mut app = json!({ "name": container_name, "env": env, "volumeMounts": mounts });
+    if let Some(pause) = pause {
+        app["lifecycle"] = json!({ "preStop": pause::hook(pause) });
+        annotations[PAUSE] = json!(pause.to_string());
+    }
+    spec["containers"] = json!([app]);
     spec["volumes"] = Value::Array(volumes);
 
     let mut metadata = json!({
@@ -419,14 +443,17 @@ fn config_volume(validated: &Validated) -> Value {
     json!({ "name": CONFIG_VOLUME, "projected": { "sources": sources } })
 }
 
-fn agent_container(
-    agent: &AgentPlan,
-    wanted: &Workload,
-    image: &AgentImage,
-    live: &Live,
+/// What an agent has beside its configuration.
+struct Extras {
+    /// Passwords and certificates.
     secrets: bool,
+    /// The key that calls are signed with.
     signs: bool,
-) -> Value {
+    /// The folder where it tells the app that the pod is about to end.
+    tells: bool,
+}
+
+fn agent_container(agent: &AgentPlan, wanted: &Workload, image: &AgentImage, live: &Live, extras: &Extras) -> Value {
     let hash_label = match wanted.reference.kind {
         WorkloadKind::Deployment => "pod-template-hash",
         WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => "controller-revision-hash",
@@ -435,7 +462,7 @@ fn agent_container(
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     let probe = |path: &str| json!({ "path": path, "port": AGENT_CONTAINER });
     let mut mounts = vec![mount(CONFIG_VOLUME, CONFIG_DIR), mount(NO_TOKEN_VOLUME, SERVICE_ACCOUNT_DIR)];
-    if secrets {
+    if extras.secrets {
         mounts.push(mount(SECRETS_VOLUME, SECRETS_DIR));
     }
     let mut env = vec![
@@ -447,7 +474,11 @@ fn agent_container(
         field("CABLOY_POD_HASH", &format!("metadata.labels['{hash_label}']")),
         value("CABLOY_ELECT", if wanted.elect { "true" } else { "false" }),
     ];
-    if signs {
+    if extras.tells {
+        mounts.push(json!({ "name": STATE_VOLUME, "mountPath": STATE_DIR }));
+        env.push(value("CABLOY_STATE_DIR", STATE_DIR));
+    }
+    if extras.signs {
         mounts.push(mount(SIGNING_VOLUME, SIGNING_DIR));
         env.push(value("CABLOY_SIGNING_KEY_FILE", &format!("{SIGNING_DIR}/{SIGNING_KEY}")));
     }
@@ -505,12 +536,17 @@ pub fn is_our_field(field: &str, live: &Live) -> bool {
         return true;
     }
     // A rollout that was undone brings our own value back under another manager's name.
-    field.contains("name=\"NODE_OPTIONS\"")
-        && live
-            .containers()
-            .iter()
-            .filter_map(|container| find(container.get("env"), NODE_OPTIONS))
-            .all(is_our_node_options)
+    let mut containers = live.containers().iter();
+    if field.contains("name=\"NODE_OPTIONS\"") {
+        return containers.filter_map(|it| find(it.get("env"), NODE_OPTIONS)).all(is_our_node_options);
+    }
+    field.ends_with(".lifecycle.preStop.sleep.seconds")
+        && containers.any(|it| field.contains(&format!("[{}]", key_of(it))) && pause::is_ours(it, &live.0))
+}
+
+/// The key of a container, as a field that is in it names it.
+fn key_of(container: &Value) -> String {
+    format!("name={}", container["name"])
 }
 
 /// A merge patch that takes out what is left of our part in a workload after it has been withdrawn: fields that another
@@ -530,6 +566,7 @@ pub fn without_leftovers(workload: &Value) -> Option<Value> {
             !ours
         });
         removed |= retain(container, "volumeMounts", |item| !starts(item, "name", "cabloy-"));
+        removed |= pause::remove(container, workload);
     }
     let mut nulls = |map: &str| {
         let keys = workload.pointer(map).and_then(Value::as_object).into_iter().flatten();

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use cabloy_crds::{
     files,
     names::DEFAULT_BEAN_PATH,
-    resource::{Agent, CabloyClusterSpec, DeletionPolicy, Election, Generation, OnRedisChange, Scope},
+    resource::{Agent, App, CabloyClusterSpec, DeletionPolicy, Election, Generation, OnRedisChange, Scope},
 };
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
@@ -129,6 +129,8 @@ pub struct Validated {
     pub config_from: Vec<String>,
     /// Whether an app of Vona merges what it is given into its configuration.
     pub merges_config: bool,
+    /// How many seconds a pod that is to end still serves before the app gets SIGTERM, if the resource says it.
+    pub pause: Option<i64>,
     /// The workloads.
     pub workloads: Vec<Workload>,
     /// The roles, in the order of their names.
@@ -250,6 +252,7 @@ pub fn validate(identity: &Identity, spec: &CabloyClusterSpec, masters: &Masters
         },
         config_from: app.config_from.iter().map(|source| source.secret_ref.name.clone()).collect(),
         merges_config: app.merges_config(),
+        pause: pause(app),
         workloads,
         roles,
         agent: plan,
@@ -288,7 +291,7 @@ fn check_name(identity: &Identity, refusals: &mut Vec<Refusal>) {
     }
 }
 
-fn check_app(app: &cabloy_crds::resource::App, refusals: &mut Vec<Refusal>) {
+fn check_app(app: &App, refusals: &mut Vec<Refusal>) {
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if !app.name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !app.name.chars().all(word) || app.name.len() > 63
     {
@@ -315,6 +318,9 @@ fn check_app(app: &cabloy_crds::resource::App, refusals: &mut Vec<Refusal>) {
             "is the route of CabloyJS' integration module, and generation generic has none: remove it, or set another app.generation",
         ));
     }
+    if app.drain.as_ref().and_then(|drain| drain.pause).is_some_and(|pause| pause.as_millis() % 1_000 != 0) {
+        refusals.push(Refusal::invalid("app.drain.pause", "must be whole seconds, such as 5s"));
+    }
     if app.merges_config == Some(true) && app.generation != Generation::Vona {
         refusals.push(Refusal::invalid("app.mergesConfig", "is for generation vona: remove it"));
     }
@@ -324,6 +330,11 @@ fn check_app(app: &cabloy_crds::resource::App, refusals: &mut Vec<Refusal>) {
             "is merged into the configuration of generation v4, and of vona with mergesConfig: remove it, or set one of these",
         ));
     }
+}
+
+fn pause(app: &App) -> Option<i64> {
+    let seconds = app.drain.as_ref()?.pause?.as_millis() / 1_000;
+    Some(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
 /// How the agent asks whether the app is alive. For v4 without a path the app's own echo is asked, which answers on

@@ -517,3 +517,11 @@ fn beans_are_run_by_the_module_of_the_app_for_the_instances_that_are_named() {
     let vona = json!({ "name": "shop", "generation": "vona", "beanPath": "/v1/cabloy/agent/run" });
     assert_eq!(of(vona, json!(null)).0, "/v1/cabloy/agent/run");
 }
+
+#[test]
+fn a_pause_is_whole_seconds() {
+    let app = |pause: &str| json!({ "app": { "name": "shop", "generation": "generic", "drain": { "pause": pause } } });
+    assert_eq!(sound(&app("1m5s")).pause, Some(65));
+    assert_eq!(sound(&json!({})).pause, None);
+    assert_eq!(refusals(&app("1500ms")), [Refusal::invalid("app.drain.pause", "must be whole seconds, such as 5s")]);
+}

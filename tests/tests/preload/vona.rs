@@ -108,3 +108,40 @@ fn vona_is_refused_what_its_variables_cannot_say() {
         assert_refused(&pod, &pod.node("node24", &["../main.mjs"]), &message, what);
     }
 }
+
+/// Answers itself, until each has ended its connection, or kept it, as it should.
+const SERVER: &str = r"
+import fs from 'node:fs';
+import http from 'node:http';
+const agent = new http.Agent({ keepAlive: true });
+const server = http.createServer((request, response) => response.end());
+const ask = () => new Promise((resolve, reject) => {
+  http.get({ host: '127.0.0.1', port: server.address().port, agent }, response => {
+    response.on('end', () => resolve(response.headers.connection)).resume();
+  }).on('error', reject);
+});
+const until = async wanted => {
+  while (await ask() !== wanted) await new Promise(resolve => setTimeout(resolve, 50));
+};
+server.listen(0, '127.0.0.1', async () => {
+  const file = `${process.env.CABLOY_STATE_DIR}/draining`;
+  await until('keep-alive');
+  fs.writeFileSync(file, '');
+  await until('close');
+  fs.unlinkSync(file);
+  await until('keep-alive');
+  process.exit(0);
+});
+";
+
+#[test]
+fn an_app_of_vona_lets_go_of_its_clients_while_its_pod_drains() {
+    let mut pod = Pod::new("vona");
+    pod.text("app/bootstrap.mjs", SERVER);
+    fs::create_dir(pod.path("state")).unwrap();
+    pod.env("CABLOY_STATE_DIR", &pod.path("state").display().to_string());
+    for node in NODES {
+        let ended = pod.node(node, &["bootstrap.mjs"]);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{node}");
+    }
+}

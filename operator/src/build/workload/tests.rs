@@ -216,6 +216,83 @@ fn an_agent_without_a_key_gets_one_with_its_next_version() {
     }
 }
 
+/// The pause that a patch gives the app's container, and the note about it.
+fn pause_of((patch, notes): (Value, Vec<Note>)) -> (Value, Vec<Note>) {
+    let template = &patch["spec"]["template"];
+    let hook = &template["spec"]["containers"][0]["lifecycle"]["preStop"];
+    let annotated = template["metadata"]["annotations"][PAUSE].as_str().and_then(|it| it.parse::<i64>().ok());
+    assert_eq!(annotated, hook["sleep"]["seconds"].as_i64(), "{patch}");
+    (hook.clone(), notes)
+}
+
+fn with_pause(pause: &str) -> Validated {
+    sound(&json!({ "app": { "name": "shop", "generation": "v4", "drain": { "pause": pause } } }))
+}
+
+#[test]
+fn an_app_without_a_hook_of_its_own_gets_a_pause_that_leaves_it_time_to_end() {
+    let pod = |grace: Option<i64>, lifecycle: &Value| {
+        let mut container = json!({ "name": "app", "image": "shop:1" });
+        if !lifecycle.is_null() {
+            container["lifecycle"] = lifecycle.clone();
+        }
+        let mut pod = json!({ "containers": [container] });
+        if let Some(grace) = grace {
+            pod["terminationGracePeriodSeconds"] = json!(grace);
+        }
+        live(&pod)
+    };
+    let none = (Value::Null, vec![]);
+    let sleep = |seconds: i64| json!({ "sleep": { "seconds": seconds } });
+    let short = |asked: i64, grace: i64| vec![Note::PauseShortened { asked, grace }];
+    for (validated, live, expected) in [
+        (sound(&json!({})), pod(None, &Value::Null), (sleep(5), vec![])),
+        (sound(&json!({})), pod(Some(10), &Value::Null), (sleep(5), vec![])),
+        (sound(&json!({})), pod(Some(7), &Value::Null), (sleep(3), short(5, 7))),
+        (sound(&json!({})), pod(Some(1), &Value::Null), (Value::Null, short(5, 1))),
+        (with_pause("20s"), pod(Some(60), &Value::Null), (sleep(20), vec![])),
+        (with_pause("0s"), pod(Some(1), &Value::Null), none.clone()),
+        (sound(&json!({})), pod(None, &json!({ "preStop": { "exec": { "command": ["true"] } } })), none.clone()),
+        (sound(&json!({})), pod(None, &json!({ "preStop": sleep(5) })), none),
+        (sound(&json!({})), pod(None, &json!({ "postStart": { "exec": {} } })), (sleep(5), vec![])),
+    ] {
+        assert_eq!(pause_of(patch(&validated, live.clone())), expected, "{live:?}");
+    }
+}
+
+#[test]
+fn a_pause_of_ours_is_changed_and_one_that_somebody_else_wrote_is_not() {
+    let before = live(&app(&Value::Null));
+    let mut present = merged(&before, &patch(&sound(&json!({})), before.clone()).0);
+    let hook = |live: &Live, validated: &Validated| pause_of(patch(validated, live.clone())).0;
+    assert_eq!(hook(&present, &with_pause("8s")), json!({ "sleep": { "seconds": 8 } }));
+    let field = ".spec.template.spec.containers[name=\"app\"].lifecycle.preStop.sleep.seconds";
+    assert!(is_our_field(field, &present), "a rollout that was undone brings it back");
+    present.0["spec"]["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] = json!(9);
+    assert_eq!(hook(&present, &with_pause("8s")), Value::Null, "theirs");
+    assert!(!is_our_field(field, &present));
+    let left = without_leftovers(&present.0).unwrap();
+    assert_eq!(left["spec"]["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"], 9);
+}
+
+#[test]
+fn a_new_operator_gives_the_pause_to_what_is_rolled_anyway() {
+    let validated = sound(&json!({}));
+    let before = live(&app(&Value::Null));
+    let mut present = merged(&before, &patch(&validated, before.clone()).0);
+    let template = &mut present.0["spec"]["template"];
+    template["spec"]["containers"][0]["lifecycle"] = Value::Null;
+    template["metadata"]["annotations"].as_object_mut().unwrap().remove(PAUSE);
+    assert!(retain(&mut template["spec"], "volumes", |item| !named(item, STATE_VOLUME)));
+    let (kept, _) = patch(&validated, present.clone());
+    assert_eq!(pause_of((kept.clone(), vec![])).0, Value::Null);
+    assert!(!kept.to_string().contains("cabloy-state") && !kept.to_string().contains("STATE_DIR"));
+    assert_ne!(pause_of(patch(&with_pause("5s"), present.clone())).0, Value::Null, "asked for");
+    present.0["spec"]["template"]["spec"]["initContainers"][0]["image"] = json!("repo/agent:0.9.0");
+    let (asked, _) = patch(&sound(&json!({ "agent": { "version": "1.0.0" } })), present);
+    assert!(asked.to_string().contains("cabloy-state") && pause_of((asked, vec![])).0 != Value::Null);
+}
+
 #[test]
 fn another_preload_script_alone_rolls_nothing() {
     let validated = sound(&json!({}));
