@@ -60,11 +60,8 @@ fn servers_manifest() -> String {
     });
     let passwords: BTreeMap<_, _> = servers().map(|server| (server, password(server))).collect();
     let instances: Vec<_> = [""].iter().chain(&TENANTS).map(|name| json!({"subdomain": name, "title": name})).collect();
-    let config = json!({
-        "instances": instances,
-        "cluster": {"listen": {"hostname": "0.0.0.0"}},
-        "mysql": {"clients": {"__ebdb": {"host": "db", "port": 3306, "user": "cabloy", "password": "cabloy", "database": APP}}},
-    });
+    let mut config = cabloy_v4::config();
+    config["instances"] = json!(instances);
     let secret = |name: &str, data: Value| {
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}).to_string()
     };
@@ -72,29 +69,10 @@ fn servers_manifest() -> String {
     redis.chain(secrets).collect::<Vec<_>>().join("\n---\n")
 }
 
-/// The app and its database, as a user deploys them.
+/// The app, as a user deploys it.
 fn app_manifest(replicas: usize) -> String {
     format!(
         "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: db}}
-spec:
-  selector: {{matchLabels: {{app: db}}}}
-  template:
-    metadata: {{labels: {{app: db}}}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-        - name: db
-          image: {APP}-db:1
-          readinessProbe: {{tcpSocket: {{port: 3306}}, periodSeconds: 1}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: db}}
-spec: {{selector: {{app: db}}, ports: [{{port: 3306}}]}}
----
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: shop-web}}
@@ -238,6 +216,7 @@ async fn a_real_app_has_each_role_where_the_resource_says_and_works_without_a_vi
         cluster.import_image(&tar).await;
     }
     stage.apply(&servers_manifest()).await;
+    stage.apply(&cabloy_v4::database_manifest()).await;
     stage.apply(&app_manifest(0)).await;
     for server in servers() {
         stage.rolled_out(&format!("deployment/r-{server}")).await;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::{Key, Store, open_folder, program, programs, run};
 use crate::cabloy::{self, APP, FIXTURE};
@@ -93,4 +94,39 @@ pub fn database() -> Result<PathBuf> {
         store.save(&name, &dir.join("db.tar"))
     })?;
     Ok(dir.join("db.tar"))
+}
+
+/// The database `db` as a user deploys it.
+#[must_use]
+pub fn database_manifest() -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: db}}
+spec:
+  selector: {{matchLabels: {{app: db}}}}
+  template:
+    metadata: {{labels: {{app: db}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: db
+          image: {APP}-db:1
+          readinessProbe: {{tcpSocket: {{port: 3306}}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: db}}
+spec: {{selector: {{app: db}}, ports: [{{port: 3306}}]}}
+"
+    )
+}
+
+/// What the app is configured with to reach that database, and to be reached itself.
+#[must_use]
+pub fn config() -> Value {
+    let database =
+        json!({"host": "db", "port": 3306, "user": mariadb::USER, "password": mariadb::USER, "database": APP});
+    json!({"cluster": {"listen": {"hostname": "0.0.0.0"}}, "mysql": {"clients": {"__ebdb": database}}})
 }
