@@ -149,6 +149,12 @@ impl Stage {
         }
     }
 
+    /// The name of the namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Runs kubectl in the namespace; returns its output.
     ///
     /// # Panics
@@ -326,7 +332,8 @@ impl Stage {
 }
 
 /// The processes of a pod, by its control group; not the one that only holds its namespaces.
-fn processes_of(uid: &str) -> Vec<rustix::process::Pid> {
+#[must_use]
+pub fn processes_of(uid: &str) -> Vec<rustix::process::Pid> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Key, Store, open_folder, program, programs, run};
 use crate::cabloy::{self, APP, FIXTURE};
-use crate::{mariadb, npm};
+use crate::{mariadb, npm, tools};
 
 /// The port that the app listens on.
 pub const PORT: u16 = 7002;
@@ -17,17 +17,21 @@ pub const PORT: u16 = 7002;
 /// What of the fixture is in the image, beside the packages.
 const PARTS: [&str; 4] = ["build", "src", "package.json", "package-lock.json"];
 
-/// Archive of `docker.io/library/cabloyfx:1`: Node.js of this machine, the app and its npm packages.
+/// Archive of `docker.io/library/cabloyfx:1`: Node.js of this machine, the app with the integration module in it, and its
+/// npm packages.
 ///
 /// # Errors
 /// The packages cannot be installed, or the image cannot be made.
 pub fn app() -> Result<PathBuf> {
     let node = program("node")?;
     let fixture = npm::fixture(FIXTURE);
-    let mut key = Key::of("cabloy-v4 1");
+    let mut key = Key::of("cabloy-v4 2");
     key.file_identity(&node)?;
     for part in PARTS {
         key.tree(&fixture, Path::new(part))?;
+    }
+    for (from, _) in cabloy::AGENT_MODULE {
+        key.tree(&tools::checkout(), Path::new(from))?;
     }
     let store = Store::open()?;
     let dir = store.kept(APP, &key, |store, dir| {
@@ -52,7 +56,8 @@ pub fn app() -> Result<PathBuf> {
             open_folder(&root.join("home/node"))?;
             fs::create_dir_all(root.join("app"))?;
             let parts = PARTS.iter().map(|part| fixture.join(part));
-            run(Command::new("cp").arg("-a").args(parts).arg(modules).arg(root.join("app")))
+            run(Command::new("cp").arg("-a").args(parts).arg(modules).arg(root.join("app")))?;
+            cabloy::install_agent_module(&root.join("app"))
         })?;
         store.save(&name, &dir.join("app.tar"))
     })?;
