@@ -159,7 +159,8 @@ impl Guard {
     ) -> Result<Option<Duration>, Error> {
         let shared = Arc::clone(&self.shared);
         let keys = Keys::new(file, generation);
-        with_role(&shared, &file.role, async |mut connection| self.look(&mut connection, file, keys, revisions).await).await
+        with_role(&shared, &file.role, async |mut connection| self.look(&mut connection, file, keys, revisions).await)
+            .await
     }
 
     async fn look(

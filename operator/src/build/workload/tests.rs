@@ -332,6 +332,7 @@ fn pod_of(name: &str, started: &str, brought: &str, template: Option<&str>) -> (
         synced: None,
         secrets: template.map(str::to_owned),
         started: BTreeMap::from([("app".to_owned(), started.parse().unwrap())]),
+        boot: None,
     };
     let status = AgentStatus {
         revision: RevisionStatus { hash: "new".into(), number: None },
