@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use cabloy_crds::agent_status::{AppFailure, AppStatus};
-use cabloy_crds::resource::Generation;
+use cabloy_crds::vocabulary::Generation;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script};
 
