@@ -316,7 +316,7 @@ fn check_guard(guard: &Guard) -> Vec<Wrong> {
     let Guard { prefix, queue, startups, .. } = guard;
     let mut wrong = check_queues(prefix, queue);
     wrong.extend(only_bad([(
-        !startups.keys.contains(":a-base:startupDebounce:"),
+        !startups.keys.contains("startupDebounce:"),
         ".startups.keys",
         "write a pattern of the keys of startup flags, such as cache_shop:*:a-base:startupDebounce:*",
     )]));
