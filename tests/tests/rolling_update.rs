@@ -10,10 +10,10 @@ use cabloy_tests::{
     images::cabloy_v4,
     require, require_node,
     stage::{POD, Stage, get},
-    wait::until,
+    wait::{self, until},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// How long a rollout may take on a busy machine; half a minute on an idle one.
 const ROLLOUT: Duration = Duration::from_mins(6);
@@ -68,7 +68,20 @@ struct Jobs {
 struct Seen {
     requests: u64,
     pushed: u64,
-    failures: Vec<Value>,
+    failures: Vec<Failure>,
+    /// When the oldest request that is open was begun, in milliseconds since the Unix epoch.
+    oldest: u64,
+}
+
+/// A request that failed.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(dead_code, reason = "shown when there are any that should not be")]
+struct Failure {
+    /// When it was begun, in milliseconds since the Unix epoch.
+    begun: u64,
+    ended: u64,
+    name: String,
+    error: String,
 }
 
 /// An app as its user deploys it: two pods, and nothing about how they end.
@@ -179,6 +192,15 @@ async fn jobs(stage: &Stage, since: u64, until: u64) -> Jobs {
     Jobs { done, again, stalled, oldest: Duration::from_millis(oldest), left }
 }
 
+/// What became of the jobs since a time, once all that were there before another one are done.
+async fn all_done(stage: &Stage, since: u64, until: u64) -> Jobs {
+    wait::until("all jobs to be done", POD, async || {
+        let jobs = jobs(stage, since, until).await;
+        if jobs.left == 0 { Ok(jobs) } else { Err(format!("{jobs:?}")) }
+    })
+    .await
+}
+
 /// By the clock of the queue's server.
 async fn now(stage: &Stage) -> u64 {
     let (seconds, micros): (u64, u64) = stage.ask("redis", &["TIME"]).await;
@@ -188,17 +210,22 @@ async fn now(stage: &Stage) -> u64 {
 /// Restarts all pods while the visitors go on, and says what they saw meanwhile, and what became of the jobs: of a pod that
 /// died at work as well, whose jobs stall, and are done by another in the end.
 async fn restart(stage: &Stage) -> (Seen, Jobs) {
+    all_done(stage, 0, now(stage).await).await;
     let (since, before) = (now(stage).await, seen(stage).await);
     stage.kubectl(&["rollout", "restart", "deployment/shop-web"]).await;
     rolled_out(stage).await;
-    let (end, mut after) = (now(stage).await, seen(stage).await);
-    let jobs = until("all jobs to be done", POD, async || {
-        let jobs = jobs(stage, since, end).await;
-        if jobs.left == 0 { Ok(jobs) } else { Err(format!("{jobs:?}")) }
+    let end = now(stage).await;
+    // One that a pod did not answer fails when that pod is long gone.
+    let after = until("what was asked meanwhile to be answered", POD, async || {
+        let seen = seen(stage).await;
+        if seen.oldest > end { Ok(seen) } else { Err(format!("{seen:?}")) }
     })
     .await;
-    let failures = after.failures.split_off(before.failures.len());
-    let seen = Seen { requests: after.requests - before.requests, pushed: after.pushed - before.pushed, failures };
+    let jobs = all_done(stage, since, end).await;
+    let asked = since..=end;
+    let failures = after.failures.into_iter().filter(|failure| asked.contains(&failure.begun)).collect();
+    let (requests, pushed) = (after.requests - before.requests, after.pushed - before.pushed);
+    let seen = Seen { requests, pushed, failures, ..before };
     println!("{} requests, {} failed; {jobs:?}", seen.requests, seen.failures.len());
     (seen, jobs)
 }
