@@ -51,6 +51,9 @@ const LAST_DELAY: Duration = Duration::from_mins(2);
 /// Everything is looked at so often even if nothing was heard of it.
 const RESYNC: Duration = Duration::from_mins(10);
 
+/// Between two looks while a schedule of the app's own is being taken over.
+const TAKEOVER_PACE: Duration = Duration::from_secs(3);
+
 /// How often a deletion looks whether the pods have gone; their own events tell it sooner.
 const WITHDRAW_PACE: Duration = Duration::from_secs(10);
 
@@ -438,11 +441,13 @@ async fn write(
     // Ticks alone ask for no reconciliation, so it looks for them itself.
     let counts = !status.schedules.is_empty() || status.native_schedules.is_some();
     let pace = if counts { status::TICK_PACE } else { RESYNC };
+    // Pods that have no part of ours are not watched, and are waited for.
+    let pace = if status::takes_over(&status) { TAKEOVER_PACE } else { pace };
     let last = scope.memory().get(&identity.uid).and_then(|known| known.written.as_ref().map(|(_, at)| *at));
     let rest = last.map_or(Duration::ZERO, |last| status::TICK_PACE.saturating_sub(last.elapsed()));
     match status::news(before.as_ref(), &status) {
         News::None => return Ok(Action::requeue(pace)),
-        News::Ticks if !rest.is_zero() => return Ok(Action::requeue(rest)),
+        News::Ticks if !rest.is_zero() => return Ok(Action::requeue(rest.min(pace))),
         News::Ticks | News::Urgent => {}
     }
     tell_turned(identity, before.as_ref(), &status, scope).await;

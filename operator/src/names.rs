@@ -43,6 +43,9 @@ pub const PAUSE: &str = "cabloy.io/pause";
 /// Annotation of a boot `ConfigMap`: the hash of what it holds, less the preload script.
 pub const BOOT_CONFIG: &str = "cabloy.io/boot-config";
 
+/// Annotation of a boot `ConfigMap`: the schedules of the app's own that its pods leave to the agents, with commas between.
+pub const TAKES_OVER: &str = "cabloy.io/takes-over";
+
 /// Annotation of a pod: the hash of the files that kubelet was last asked to bring.
 pub const CONFIG_SYNCED: &str = "cabloy.io/config-synced";
 

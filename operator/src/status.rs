@@ -6,6 +6,8 @@
 mod guard;
 mod takeover;
 
+pub use takeover::takes_over;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use cabloy_crds::{

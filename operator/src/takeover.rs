@@ -2,15 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cabloy_crds::{
-    files::{AgentFile, BootFile},
-    names::BOOT_FILE,
-    resource::CabloyClusterSpec,
-};
+use cabloy_crds::{files::AgentFile, resource::CabloyClusterSpec};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
 use kube::{Api, Client, api::ListParams, core::Selector};
 
-use crate::{agents::AgentPod, dereference::Found, validate::Validated, workload::Live};
+use crate::{agents::AgentPod, dereference::Found, names::TAKES_OVER, validate::Validated, workload::Live};
 
 /// Whether the resource asks for something to be taken over of which the agents have not been told that they can.
 #[must_use]
@@ -63,31 +59,26 @@ pub fn holders(validated: &Validated, found: &Found) -> BTreeMap<String, BTreeSe
 
 /// Whether pods with that boot map leave the schedule to the agents.
 fn boot_leaves(found: &Found, boot: &str, native: &str) -> bool {
-    let text = found.config_maps.get(boot).and_then(|map| map.data.as_ref()?.get(BOOT_FILE));
-    let file = text.and_then(|text| serde_json::from_str::<BootFile>(text).ok());
-    file.is_some_and(|file| file.takes_over.contains(native))
+    // What is in a boot map is not kept in memory.
+    let said = found.config_maps.get(boot).and_then(|map| map.metadata.annotations.as_ref()?.get(TAKES_OVER));
+    said.is_some_and(|natives| natives.split(',').any(|it| it == native))
 }
 
 #[cfg(test)]
 mod tests {
-    use cabloy_crds::{files::to_text, resource::WorkloadKind, vocabulary::Generation};
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use cabloy_crds::resource::WorkloadKind;
+    use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
     use serde_json::json;
 
     use super::*;
     use crate::{names::BOOT, validate::tests::sound, workload::WorkloadRef};
 
     fn boot(natives: &[&str]) -> ConfigMap {
-        let file = BootFile {
-            app: "shop".into(),
-            generation: Generation::V4,
-            roles: vec![],
-            config_from: vec![],
-            merges_config: false,
-            guards_startups: false,
-            takes_over: natives.iter().map(|native| (*native).to_owned()).collect(),
-        };
-        ConfigMap { data: Some([(BOOT_FILE.to_owned(), to_text(&file).unwrap())].into()), ..ConfigMap::default() }
+        let annotations = [(TAKES_OVER.to_owned(), natives.join(","))];
+        ConfigMap {
+            metadata: ObjectMeta { annotations: Some(annotations.into()), ..Default::default() },
+            ..ConfigMap::default()
+        }
     }
 
     fn pod(name: &str, boot: Option<&str>) -> AgentPod {

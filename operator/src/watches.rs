@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch::error::RecvError;
 
-use crate::names::{BOOT, BOOT_CONFIG, CLUSTER, FIELD_MANAGER, MANAGED_BY, boot_prefix, prefix};
+use crate::names::{BOOT, BOOT_CONFIG, CLUSTER, FIELD_MANAGER, MANAGED_BY, TAKES_OVER, boot_prefix, prefix};
 
 /// The resource, or why it cannot be read.
 pub type Guarded = DeserializeGuard<CabloyCluster>;
@@ -235,7 +235,7 @@ fn prune_config_map(map: &mut ConfigMap) {
     if map.name_any().starts_with(&boot_prefix(&cluster)) {
         map.data = None;
     }
-    map.annotations_mut().retain(|name, _| name == BOOT_CONFIG);
+    map.annotations_mut().retain(|name, _| [BOOT_CONFIG, TAKES_OVER].contains(&name.as_str()));
 }
 
 fn prune_pod(pod: &mut Pod) {

@@ -47,7 +47,7 @@ async fn own_images_are_small_and_need_no_rights() {
     let cluster = require_node!();
     let built = images::build().unwrap();
     let size = |tar| fs::metadata(tar).unwrap().len();
-    assert!(size(&built.agent_tar) < 10_000_000, "one agent for each pod of an app: {}", size(&built.agent_tar));
+    assert!(size(&built.agent_tar) < 11_000_000, "one agent for each pod of an app: {}", size(&built.agent_tar));
     assert!(size(&built.operator_tar) < 30_000_000, "{}", size(&built.operator_tar));
 
     let namespace = cluster.namespace("images").await;

@@ -619,6 +619,59 @@ async fn what_is_asked_for_in_annotations_reaches_the_agents_and_what_cannot_be_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_is_taken_over_when_no_pod_is_left_that_would_run_it() {
+    let stage = Stage::set("takeover").await;
+    stage.apply(&deployment("web")).await;
+    stage.apply(&shop(&json!({}))).await;
+    let before = boot(&stage.await_agent("deployment", "web").await);
+    stage.settle("shop").await;
+    let released = async || {
+        let file = text(&stage.get("configmap", "shop-agent").await["data"]["agent.json"]);
+        let file: Value = serde_json::from_str(&file).expect("the file is JSON");
+        (file["schedules"][0]["takesOver"].clone(), file["takeover"]["released"].clone())
+    };
+
+    let nightly = json!({
+        "name": "nightly", "cron": "0 3 * * *", "takesOver": "shop-report.nightly", "target": { "http": { "path": "/x" } },
+    });
+    let asked = |spec: Value| {
+        let mut asked = json!({ "schedules": [nightly] });
+        asked.as_object_mut().into_iter().for_each(|asked| asked.extend(spec.as_object().cloned().unwrap_or_default()));
+        shop(&asked)
+    };
+    stage.apply(&asked(json!({ "rollout": { "onRedisChange": "Manual" } }))).await;
+    stage.await_condition("shop", "RolledOut", "False", "RolloutPending").await;
+    stage.settle("shop").await;
+    assert_eq!(released().await, (json!("shop-report.nightly"), json!([])), "pods boot as before");
+
+    stage.apply(&asked(json!({}))).await;
+    let now = until("the pods to be rolled", SOON, async || {
+        let now = boot(&stage.get("deployment", "web").await);
+        (now != before).then_some(now)
+    })
+    .await;
+    let file: Value = serde_json::from_str(&text(&stage.config_maps().await[&now]["boot.json"])).expect("it is JSON");
+    assert_eq!(file["takesOver"], json!(["shop-report.nightly"]));
+    stage.settle("shop").await;
+    assert_eq!(released().await.1, json!([]), "no kubelet has the new pod ready, and the old one stays");
+
+    stage
+        .kubectl(&[
+            "patch",
+            "deployment",
+            "web",
+            "--patch",
+            r#"{"spec":{"strategy":{"$retainKeys":["type"],"type":"Recreate"}}}"#,
+        ])
+        .await;
+    until("the schedule to be released", SOON, async || {
+        let released = released().await.1;
+        (released == json!(["shop-report.nightly"])).then_some(()).ok_or(released)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_that_is_undone_boots_on_the_old_endpoints() {
     let stage = Stage::set("undo").await;
     stage.apply(&deployment("web")).await;

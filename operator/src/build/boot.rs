@@ -1,6 +1,6 @@
 //! The boot `ConfigMap`: what the app's processes read, under a name that says what it holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cabloy_crds::{
     files::{BootFile, to_text},
@@ -10,7 +10,7 @@ use cabloy_crds::{
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::{
-    names::{BOOT_CONFIG, boot_prefix, hash},
+    names::{BOOT_CONFIG, TAKES_OVER, boot_prefix, hash},
     validate::{Identity, Validated},
 };
 
@@ -25,6 +25,7 @@ pub struct Boot {
     /// The hash of what it holds, less the preload script. Maps that differ in the script alone configure alike, so
     /// that a new version of the operator rolls nothing.
     pub config: String,
+    takes_over: BTreeSet<String>,
     files: BTreeMap<String, String>,
 }
 
@@ -33,7 +34,11 @@ impl Boot {
     #[must_use]
     pub fn config_map(&self, identity: &Identity) -> ConfigMap {
         let mut map = super::config_map(identity, self.name.clone(), self.files.clone());
-        map.metadata.annotations = Some(BTreeMap::from([(BOOT_CONFIG.to_owned(), self.config.clone())]));
+        let mut annotations = BTreeMap::from([(BOOT_CONFIG.to_owned(), self.config.clone())]);
+        if !self.takes_over.is_empty() {
+            annotations.insert(TAKES_OVER.to_owned(), Vec::from_iter(self.takes_over.clone()).join(","));
+        }
+        map.metadata.annotations = Some(annotations);
         map.immutable = Some(true);
         map
     }
@@ -61,7 +66,8 @@ pub(super) fn boot(validated: &Validated) -> serde_json::Result<Boot> {
     if has_preload(validated.app.generation) {
         files.insert(PRELOAD_FILE.to_owned(), PRELOAD.to_owned());
     }
-    Ok(Boot { name: format!("{}{}", boot_prefix(&validated.identity.name), digest(&files)), config, files })
+    let name = format!("{}{}", boot_prefix(&validated.identity.name), digest(&files));
+    Ok(Boot { name, config, takes_over: file.takes_over, files })
 }
 
 /// Whether apps of this generation take their configuration through the preload script.

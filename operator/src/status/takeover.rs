@@ -1,11 +1,17 @@
 //! What is said of schedules that take over one of the app's own.
 
-use cabloy_crds::agent_status::AgentStatus;
+use cabloy_crds::{agent_status::AgentStatus, resource::CabloyClusterStatus};
 
 use super::{About, Answer, Said, from_problems, leading, of_agent, said, said_by_agents};
 use crate::{dereference::Found, takeover::holders, validate::Validated};
 
 const TYPE: &str = "SchedulesTakenOver";
+
+/// Whether a schedule has not yet taken over one of the app's own, as it is to.
+#[must_use]
+pub fn takes_over(status: &CabloyClusterStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == TYPE && condition.status != "True")
+}
 
 /// Whether the schedules that take over one of the app's own have done so, if there are any.
 pub(super) fn taken_over(validated: &Validated, found: &Found) -> Option<Said> {

@@ -367,8 +367,7 @@ fn what_a_takeover_waits_for_is_said() {
         let mut found = found(vec![agent]);
         if !pods_wait {
             found.pods.iter_mut().for_each(|pod| pod.boot = Some("b".into()));
-            let boot = json!({ "app": "shop", "generation": "v4", "roles": [], "takesOver": ["m.night"] });
-            let map = json!({ "data": { "boot.json": boot.to_string() } });
+            let map = json!({ "metadata": { "annotations": { "cabloy.io/takes-over": "m.night" } } });
             found.config_maps.insert("b".into(), serde_json::from_value(map).unwrap());
         }
         let status = status_of(&spec, &found, &rolled_out());
