@@ -358,7 +358,8 @@ impl World {
     }
 
     /// A tick is of the timetable that was in force when it came, or that its leader had to take for that: files are on
-    /// their way for a ttl at most.
+    /// their way for a ttl at most. A leader whose machine stood still, clock and all, is behind in time until it hears of the
+    /// masters' again, for a lease at most.
     fn is_in_force(&self, name: &str, tick: Timestamp, start: &Start) -> Result<(), Violation> {
         let Some(tables) = self.watch.timetables.get(name) else { return Ok(()) };
         if start.attempt.number > 1 || self.plan.clocks == Clocks::Jump {
@@ -369,7 +370,7 @@ impl World {
         let is_of = |(at, table): (usize, &Timetable)| {
             let fits = |every: u64| tick.as_nanosecond() % i128::from(every * MS) == 0;
             table.every.is_some_and(fits)
-                && tick.as_nanosecond() >= table.since - slack
+                && tick.as_nanosecond() >= table.since - slack - way
                 && tables.get(at + 1).is_none_or(|next| tick.as_nanosecond() <= until(next))
         };
         if tables.iter().enumerate().any(is_of) {
