@@ -161,6 +161,28 @@ pub async fn note_started(
     redis::cmd("HSET").arg(keys.own("started")).arg(workload).arg(hash).query_async(connection).await
 }
 
+/// Writes fields of a hash and removes others, unless a leader with a higher token has been here, whose token it gives then.
+///
+/// # Errors
+/// The server does not answer, or with an error.
+pub async fn save(
+    connection: &mut MultiplexedConnection,
+    key: &str,
+    token: u64,
+    fields: &[(&String, &String)],
+    gone: &[&String],
+) -> RedisResult<Option<u64>> {
+    let script = Script::new(include_str!("save.lua"));
+    let mut call = script.prepare_invoke();
+    call.key(key).arg(token).arg(fields.len());
+    for (field, text) in fields {
+        call.arg(field).arg(text);
+    }
+    call.arg(gone);
+    let higher: u64 = call.invoke_async(connection).await?;
+    Ok((higher > 0).then_some(higher))
+}
+
 /// The queues of one app, for as long as an agent leads.
 #[derive(Debug)]
 pub struct Store {
@@ -219,19 +241,11 @@ impl Store {
         if changed.is_empty() && gone.is_empty() {
             return Ok(None);
         }
-        let script = Script::new(include_str!("save.lua"));
-        let mut call = script.prepare_invoke();
-        call.key(self.keys.own("guard")).arg(self.token).arg(changed.len());
-        for (field, text) in changed {
-            call.arg(field).arg(text);
+        let higher = save(connection, &self.keys.own("guard"), self.token, &changed, &gone).await?;
+        if higher.is_none() {
+            self.kept = fields;
         }
-        call.arg(gone);
-        let higher: u64 = call.invoke_async(connection).await?;
-        if higher > 0 {
-            return Ok(Some(higher));
-        }
-        self.kept = fields;
-        Ok(None)
+        Ok(higher)
     }
 
     /// Looks at everything; at jobs that were added `since` then, if that matters. Says too whether all queues are known.

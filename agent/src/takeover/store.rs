@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::guard::queues::Queues;
 use crate::guard::repeat::{name_of, split_id};
+use crate::guard::store::save;
 use crate::schedule::{Handover, Rest};
 
 /// What the job of a tick returns that an app has left to the agents, as `BullMQ` stores it. The preload has the same words.
@@ -207,7 +208,7 @@ impl Store {
     ) -> RedisResult<Option<u64>> {
         // None of these types cannot be JSON; if one could not, it would be decided once more.
         let text = serde_json::to_string(decided).unwrap_or_default();
-        self.write(connection, &[(format!("plan {native}"), text)], &[]).await
+        save(connection, &self.own("takeovers"), self.token, &[(&format!("plan {native}"), &text)], &[]).await
     }
 
     /// Forgets all about a schedule of the app's own that is taken over; gives the token of another leader if that is
@@ -219,7 +220,7 @@ impl Store {
         let fields: Vec<String> = redis::cmd("HKEYS").arg(self.own("takeovers")).query_async(connection).await?;
         let next = format!("next {native} ");
         let plan = format!("plan {native}");
-        let gone: Vec<_> = fields.into_iter().filter(|field| field.starts_with(&next) || *field == plan).collect();
+        let gone: Vec<_> = fields.iter().filter(|field| field.starts_with(&next) || **field == plan).collect();
         let marks = self.marks(connection, native).await?;
         // First the ticks, which are not to be run once more.
         if !marks.is_empty() {
@@ -229,24 +230,7 @@ impl Store {
         if gone.is_empty() {
             return Ok(None);
         }
-        self.write(connection, &[], &gone).await
-    }
-
-    async fn write(
-        &self,
-        connection: &mut MultiplexedConnection,
-        fields: &[(String, String)],
-        gone: &[String],
-    ) -> RedisResult<Option<u64>> {
-        let script = Script::new(include_str!("../guard/save.lua"));
-        let mut call = script.prepare_invoke();
-        call.key(self.own("takeovers")).arg(self.token).arg(fields.len());
-        for (field, text) in fields {
-            call.arg(field).arg(text);
-        }
-        call.arg(gone);
-        let higher: u64 = call.invoke_async(connection).await?;
-        Ok((higher > 0).then_some(higher))
+        save(connection, &self.own("takeovers"), self.token, &[], &gone).await
     }
 }
 
