@@ -18,6 +18,9 @@ use tokio::time::sleep;
 /// A revision has so many schedules that are new, each by one of these letters. Each is deleted or not by a race of its own.
 const NEW: [&str; 5] = ["a", "b", "c", "d", "e"];
 
+/// The queues of the default instance: the one that schedules are in, and one that a module has for its own.
+const QUEUES: [&str; 2] = ["-||a-schedule.queue.schedule", "-||shop-rota.queue.own"];
+
 /// How often schedules repeat, in milliseconds.
 const EVERY: u64 = 1_000;
 
@@ -117,10 +120,16 @@ impl World {
 
     /// The schedules that there are, and how often each repeats.
     fn there(&self) -> BTreeMap<String, u64> {
-        let key = format!("bull_{APP}:queue:-||a-schedule.queue.schedule:repeat");
-        let names: Vec<String> = self.redis().run(&["ZRANGE", &key, "0", "-1"]);
-        let every = |name: &String| -> Option<u64> { self.redis().run(&["HGET", &format!("{key}:{name}"), "every"]) };
-        names.iter().filter_map(|name| Some((name.strip_prefix(SCHEDULES)?.to_owned(), every(name)?))).collect()
+        let mut there = BTreeMap::new();
+        for queue in QUEUES {
+            let key = format!("bull_{APP}:queue:{queue}:repeat");
+            let names: Vec<String> = self.redis().run(&["ZRANGE", &key, "0", "-1"]);
+            for name in names {
+                let every: Option<u64> = self.redis().run(&["HGET", &format!("{key}:{name}"), "every"]);
+                there.extend(name.strip_prefix(SCHEDULES).map(str::to_owned).zip(every));
+            }
+        }
+        there
     }
 
     /// Waits until the guard sees that pods of one revision alone run.
@@ -178,8 +187,13 @@ fn wanted(number: u64) -> BTreeMap<String, u64> {
     new.chain([(CHANGED.to_owned(), EVERY + number % 2)]).collect()
 }
 
+/// Their options. Those of the last letters are in the module's own queue.
 fn schedules(number: u64) -> Value {
-    wanted(number).into_iter().map(|(name, every)| (name, json!({"repeat": {"every": every}}))).collect()
+    let options = |name: &str, every: u64| match name.ends_with(['d', 'e']) && name != CHANGED {
+        true => json!({"repeat": {"every": every}, "queue": "shop-rota:own"}),
+        false => json!({"repeat": {"every": every}}),
+    };
+    wanted(number).into_iter().map(|(name, every)| (name.clone(), options(&name, every))).collect()
 }
 
 /// The jobs of schedules that were run.

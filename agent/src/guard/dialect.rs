@@ -26,6 +26,16 @@ impl Dialect {
         }
     }
 
+    /// Whether that may be the name of a schedule of a module. A module of Vona may have its schedules in a queue of its own,
+    /// where other job schedulers are its own affair.
+    #[must_use]
+    pub fn is_schedule(self, name: &str) -> bool {
+        match self {
+            Self::Repeatable => true,
+            Self::Scheduler => name.contains(".schedule."),
+        }
+    }
+
     /// The key of the schedule that a job belongs to, by what the job says of it and by when that repeats.
     #[must_use]
     pub(super) fn key(self, of_job: String, repeat: &Map<String, Value>) -> String {
@@ -178,5 +188,12 @@ mod tests {
             assert_eq!(options.get("prevMillis").is_some(), repeat.get("pattern").is_some(), "{repeat}");
         }
         assert_eq!(Dialect::Repeatable.member(".shop.tick::::2000"), ".shop.tick::::2000");
+    }
+
+    #[test]
+    fn job_schedulers_that_are_no_schedules_are_left_alone() {
+        assert!(Dialect::Scheduler.is_schedule("south.shop.schedule.tick"));
+        assert!(!Dialect::Scheduler.is_schedule("refresh"));
+        assert!(Dialect::Repeatable.is_schedule(".shop.tick"), "in v4 schedules have a queue to themselves");
     }
 }

@@ -15,7 +15,10 @@ const SCAN: usize = 1_000;
 #[derive(Debug)]
 pub struct Queues {
     prefix: String,
-    queue: String,
+    /// What the key that a queue is found by ends with.
+    key: String,
+    /// What of that is not the queue's name.
+    part: &'static str,
     names: BTreeSet<String>,
     cursor: u64,
     whole: bool,
@@ -27,7 +30,13 @@ impl Queues {
     #[must_use]
     pub fn new(prefix: &str, queue: &str) -> Self {
         let names = BTreeSet::from([format!("-{queue}")]);
-        Self { prefix: prefix.to_owned(), queue: queue.to_owned(), names, cursor: 0, whole: false }
+        Self { prefix: prefix.to_owned(), key: format!("{queue}:meta"), part: ":meta", names, cursor: 0, whole: false }
+    }
+
+    /// Has those be found too that are called otherwise, if there are schedules in them.
+    #[must_use]
+    pub fn of_any_name(self) -> Self {
+        Self { key: ":repeat".to_owned(), part: ":repeat", ..self }
     }
 
     /// The names of those that are known.
@@ -57,12 +66,12 @@ impl Queues {
     /// # Errors
     /// The server does not answer, or with an error.
     pub async fn look(&mut self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        let (begin, end) = (format!("{}:", self.prefix), format!("{}:meta", self.queue));
+        let begin = format!("{}:", self.prefix);
         for _ in 0..SCANS {
             let mut scan = redis::cmd("SCAN");
-            scan.arg(self.cursor).arg("MATCH").arg(format!("{begin}*{end}")).arg("COUNT").arg(SCAN);
+            scan.arg(self.cursor).arg("MATCH").arg(format!("{begin}*{}", self.key)).arg("COUNT").arg(SCAN);
             let (next, found): (u64, Vec<String>) = scan.query_async(connection).await?;
-            let names = found.iter().filter_map(|key| key.strip_prefix(&begin)?.strip_suffix(":meta"));
+            let names = found.iter().filter_map(|key| key.strip_prefix(&begin)?.strip_suffix(self.part));
             self.names.extend(names.map(str::to_owned));
             self.cursor = next;
             if next == 0 {

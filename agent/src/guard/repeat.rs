@@ -76,12 +76,13 @@ impl Found {
         key: Option<String>,
     ) -> Option<Self> {
         let (ids, _) = split_id(id)?;
+        let name = name.filter(|name| dialect.is_schedule(name))?;
         let mut options: Map<String, Value> = serde_json::from_str(options?).ok()?;
         dialect.drop_own(&mut options);
         let repeat = options.get("repeat")?.as_object()?;
         let count = repeat.get("count").and_then(Value::as_u64)?;
         let key = dialect.key(key?, repeat);
-        Some(Self { key, count, template: Template { ids: ids.to_owned(), name: name?, data: data?, options } })
+        Some(Self { key, count, template: Template { ids: ids.to_owned(), name, data: data?, options } })
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::dialect::Dialect;
 use super::memory::{Added, Memory, Phase, Queue, Seen, Snapshot};
 use super::queues::Queues;
-use super::repeat::{Found, Job, Template, split_id};
+use super::repeat::{Found, Job, Template, name_of, split_id};
 
 /// So many events of a queue are read at once.
 const PAGE: usize = 1_000;
@@ -200,6 +200,10 @@ impl Store {
     #[must_use]
     pub fn new(keys: Keys, token: u64) -> Self {
         let queues = Queues::new(&keys.prefix, &keys.queue);
+        let queues = match keys.dialect {
+            Dialect::Repeatable => queues,
+            Dialect::Scheduler => queues.of_any_name(),
+        };
         Self { keys, token, queues, read: BTreeMap::new(), kept: BTreeMap::new() }
     }
 
@@ -289,7 +293,8 @@ impl Store {
         let schedules: Vec<Vec<(String, f64)>> = pipe.query_async(connection).await?;
         let mut queues = BTreeMap::new();
         for ((name, added), schedules) in names.into_iter().zip(added).zip(schedules) {
-            let schedules: BTreeMap<_, _> = schedules.into_iter().map(|(key, tick)| (key, whole(tick))).collect();
+            let schedules = schedules.into_iter().filter(|(key, _)| self.keys.dialect.is_schedule(name_of(key)));
+            let schedules: BTreeMap<_, _> = schedules.map(|(key, tick)| (key, whole(tick))).collect();
             let unknown: BTreeSet<_> = schedules.iter().filter(|(key, _)| !memory.knows(&name, key)).collect();
             let found =
                 if unknown.is_empty() { Vec::new() } else { self.next_jobs(connection, &name, &unknown).await? };
@@ -396,15 +401,15 @@ impl Store {
         call.invoke_async(connection).await
     }
 
-    /// Removes all but the last `keep` jobs of a state, `completed` or `failed`, of all queues, or many of them; gives how
-    /// many.
+    /// Removes all but the last `keep` jobs of a state, `completed` or `failed`, of all queues that are for schedules alone, or
+    /// many of them; gives how many.
     ///
     /// # Errors
     /// The server does not answer, or with an error.
     pub async fn trim(&self, connection: &mut MultiplexedConnection, state: &str, keep: u32) -> RedisResult<u64> {
         let script = Script::new(include_str!("trim.lua"));
         let mut removed = 0;
-        for queue in self.queues.names() {
+        for queue in self.queues.names().iter().filter(|name| name.ends_with(&self.keys.queue)) {
             for _ in 0..BATCHES {
                 let mut call = script.prepare_invoke();
                 call.key(self.keys.of(queue, state)).arg(self.keys.of(queue, "")).arg(keep).arg(BATCH);

@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import http from 'node:http';
 import { __decorate } from 'tslib';
 import { BeanBase, BeanInfo } from 'vona';
+import { BeanQueueBase, Queue } from 'vona-module-a-queue';
 import { Schedule } from 'vona-module-a-schedule';
 import { Startup } from 'vona-module-a-startup';
 
@@ -36,6 +37,13 @@ const StartupListen = __decorate([Startup({ after: true }), info], class Startup
   }
 });
 
+/** For schedules that ask for a queue of their own. */
+const QueueOwn = __decorate([Queue({ concurrency: true }), info], class QueueOwn extends BeanQueueBase {
+  async execute(data, _options, job) {
+    await this.$scope.schedule.service.schedule.execute(data.scheduleName, job);
+  }
+});
+
 function schedule(name, options) {
   // A bean goes by the name of its class.
   const { [name]: type } = {
@@ -48,7 +56,7 @@ function schedule(name, options) {
   return __decorate([Schedule(options), info], type);
 }
 
-export const beans = { StartupOnce, StartupInst, StartupListen };
+export const beans = { QueueOwn, StartupOnce, StartupInst, StartupListen };
 for (const [name, options] of Object.entries(JSON.parse(FX_SCHEDULES))) {
   const type = `Schedule${name[0].toUpperCase()}${name.slice(1)}`;
   beans[type] = schedule(type, options);
