@@ -189,9 +189,10 @@ fn wanted(number: u64) -> BTreeMap<String, u64> {
 
 /// Their options. Those of the last letters are in the module's own queue.
 fn schedules(number: u64) -> Value {
-    let options = |name: &str, every: u64| match name.ends_with(['d', 'e']) && name != CHANGED {
-        true => json!({"repeat": {"every": every}, "queue": "shop-rota:own"}),
-        false => json!({"repeat": {"every": every}}),
+    let options = |name: &str, every: u64| {
+        let is_own = name.ends_with(['d', 'e']) && name != CHANGED;
+        let queue = if is_own { "shop-rota:own" } else { "a-schedule:schedule" };
+        json!({"repeat": {"every": every}, "queue": queue})
     };
     wanted(number).into_iter().map(|(name, every)| (name.clone(), options(&name, every))).collect()
 }
