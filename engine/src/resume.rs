@@ -54,6 +54,9 @@ pub fn resumed(
     rules: Rules,
     now: Timestamp,
 ) -> Vec<Resumed> {
+    if !rules.hold(Rule::AskAgain) {
+        return Vec::new();
+    }
     // Of a revision that the file does not know no task is asked for: it is not known which are its own.
     let plan = Plan::under(rules, file, process.place).unwrap_or_default();
     let tasks: BTreeMap<String, &Task> =

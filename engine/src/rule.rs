@@ -30,6 +30,8 @@ cabloy_redlock::rules! {
         EndedSince,
 
         // Of what an earlier process of the agent has called.
+        /// An agent that was started again asks its app what became of the calls of the process before.
+        AskAgain,
         /// Only an app that remembers runs is asked what became of one.
         AskWhoRemembers,
         /// It is asked, and not called: what it has forgotten it does not begin again.

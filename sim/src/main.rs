@@ -86,8 +86,8 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("{count:>12} {fault:?}");
     }
     if args.engine {
-        let Tally { engine_steps, calls, events, .. } = sum.tally;
-        println!("{engine_steps} steps of engines, {calls} calls");
+        let Tally { engine_steps, calls, questions, events, .. } = sum.tally;
+        println!("{engine_steps} steps of engines, {calls} calls, {questions} asked about");
         for (event, count) in EVENTS.iter().zip(events) {
             println!("{count:>12} {event:?}");
         }

@@ -134,6 +134,7 @@ impl World {
             self.desks[id].started = true;
             self.pods[id].candidacy.stands = !self.desks[id].app.down;
             self.gate_step(id)?;
+            self.look_back(id)?;
         }
         let candidacy = self.pods[id].candidacy;
         self.step(id, Event::Stand(candidacy))

@@ -109,15 +109,8 @@ impl World {
                 if !alive {
                     return Ok(false);
                 }
-                self.say(|| format!("a{pod} is killed, and started again"));
-                let (mirror, rules) = (self.mirror, self.rules);
-                self.pods[pod].clock.go_on_if_stopped(self.now);
-                self.pods[pod].replace(pod, mirror, rules);
-                if self.with_engine {
-                    self.agent_begins_anew(pod);
-                }
                 let after = self.around(300);
-                self.plan_in(after, Due::Start(pod));
+                self.restart_agent(pod, after);
             }
             Fault::KillAgent => {
                 if !alive || self.pods.iter().filter(|pod| pod.alive).count() < 3 {
@@ -157,6 +150,18 @@ impl World {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// The process of an agent ends, and another one begins in its pod after some time.
+    pub(crate) fn restart_agent(&mut self, pod: PodId, after: Time) {
+        self.say(|| format!("a{pod} is killed, and started again"));
+        let (mirror, rules) = (self.mirror, self.rules);
+        self.pods[pod].clock.go_on_if_stopped(self.now);
+        self.pods[pod].replace(pod, mirror, rules);
+        if self.with_engine {
+            self.agent_begins_anew(pod);
+        }
+        self.plan_in(after, Due::Start(pod));
     }
 
     /// An agent's process stands still, and if its clock does as well, its machine.

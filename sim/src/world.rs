@@ -157,6 +157,8 @@ pub struct Tally {
     pub engine_steps: u64,
     /// Calls to apps.
     pub calls: u64,
+    /// Calls that an agent asked its app about, for the process before had made them.
+    pub questions: u64,
     /// By the order of [`EVENTS`].
     pub events: [u64; EVENTS.len()],
     /// The longest that it took until somebody led once all was well, in ttls.
@@ -171,6 +173,7 @@ impl Tally {
         self.elections += other.elections;
         self.claims += other.claims;
         self.results += other.results;
+        self.questions += other.questions;
         self.losses += other.losses;
         self.engine_steps += other.engine_steps;
         self.calls += other.calls;

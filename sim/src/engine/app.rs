@@ -1,4 +1,5 @@
-//! An app that is called: it begins what it is asked to, and ends it some time later, well or not, or never.
+//! An app that is called: it begins what it is asked to, and ends it some time later, well or not, or never. Asked what
+//! became of a call, it tells, if its target remembers runs and it was not itself started again since.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,21 @@ pub(crate) struct App {
     pub(crate) down: bool,
     /// What it works at, by the attempt's nonce.
     pub(crate) running: BTreeMap<String, Work>,
+    /// What became of what it has worked at in this life, by the attempt's nonce.
+    known: BTreeMap<String, OutcomeKind>,
+}
+
+/// What an app answers to a question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Told {
+    /// The work goes on.
+    GoesOn,
+    /// It came to this.
+    Ended(OutcomeKind),
+    /// It does not know the run.
+    Unknown,
+    /// Nothing yet: it has taken the question for a call.
+    Begun,
 }
 
 /// Something that an app works at.
@@ -49,6 +65,33 @@ impl World {
             Some(token) => self.begins(pod, start, token)?,
             None => self.own_begins(pod, start)?,
         }
+        self.app_works(pod, start, nonce);
+        Ok(())
+    }
+
+    /// The app is asked what became of an attempt; nothing if no answer comes back.
+    pub(super) fn app_is_asked(&mut self, pod: PodId, start: &Start) -> Result<Option<Told>, Violation> {
+        let (nonce, lost) = (&start.attempt.nonce, !self.calm && self.dice.chance(self.scene.unreached));
+        let app = &self.desks[pod].app;
+        if app.down {
+            return Ok(None);
+        }
+        let remembers = start.target.remembers_runs();
+        let told = match app.known.get(nonce) {
+            _ if remembers && app.running.contains_key(nonce) => Told::GoesOn,
+            Some(kind) if remembers => Told::Ended(*kind),
+            _ if remembers && start.asks => Told::Unknown,
+            _ => Told::Begun,
+        };
+        if matches!(told, Told::Begun) {
+            self.say(|| format!("app {pod} takes the question for a call: {} #{}", start.id, start.attempt.number));
+            self.attempt_begins(start)?;
+            self.app_works(pod, start, start.attempt.nonce.clone());
+        }
+        Ok(Some(told).filter(|_| !lost))
+    }
+
+    fn app_works(&mut self, pod: PodId, start: &Start, nonce: String) {
         let scene = &self.scene;
         let (fails, hangs, long) = if self.calm { (0, 0, 0) } else { (scene.fails, scene.hangs, scene.long) };
         let kind = if self.dice.chance(fails) { OutcomeKind::Failed } else { OutcomeKind::Done };
@@ -64,7 +107,6 @@ impl World {
         app.running.insert(nonce.clone(), Work { run: start.id.clone(), number: start.attempt.number, kind });
         let life = app.life;
         self.engine_in(span, Due::Worked { pod, life, nonce });
-        Ok(())
     }
 
     fn timeout_of(&self, start: &Start) -> u64 {
@@ -83,6 +125,7 @@ impl World {
             return;
         }
         let Some(Work { run, number, kind }) = app.running.remove(&nonce) else { return };
+        app.known.insert(nonce.clone(), kind);
         self.say(|| format!("app {pod} ends {run} #{number}: {kind:?}"));
         self.watch.ends(&run, &nonce, kind);
         let process = self.pods[pod].process;
@@ -101,6 +144,7 @@ impl World {
         let process = self.pods[pod].process;
         let app = &mut self.desks[pod].app;
         (app.life, app.down) = (app.life + 1, true);
+        app.known.clear();
         for (nonce, Work { run, .. }) in std::mem::take(&mut app.running) {
             self.watch.ends(&run, &nonce, OutcomeKind::Failed);
             self.engine_in(MS, Due::Answer { pod, process, nonce, kind: OutcomeKind::Failed });

@@ -9,6 +9,9 @@ use crate::world::{World, nanos};
 /// For how many ttls whatever was begun or waits may go on at most.
 const ENDS_WITHIN: Time = 60;
 
+/// How long it takes at most until an agent has begun, has asked its app, and has recorded what it was told.
+const ASKS_WITHIN: Time = 50 * MS;
+
 impl World {
     pub(crate) fn engine_settles(&mut self) -> Result<(), Violation> {
         self.all_is_well()?;
@@ -39,6 +42,9 @@ impl World {
             self.hands_over_when(ttl, |world, pod| !world.desks[pod].is_settled())?;
             self.hands_over_when(ttl, |world, pod| world.desks[pod].is_calling())?;
         }
+        for _ in 0..3 {
+            self.is_killed_at_work(ttl)?;
+        }
         for _ in 0..4 {
             self.until(ttl, World::is_busy)?;
             self.edit();
@@ -61,6 +67,20 @@ impl World {
     /// A claim of the leader's is on its way, or a call is made.
     fn is_busy(&self) -> bool {
         self.leader().is_some_and(|pod| !self.desks[pod].is_settled() || self.desks[pod].is_calling())
+    }
+
+    /// The process of the leader ends while its app works for it, and another one begins at once: what the app remembers it
+    /// is in time to ask about.
+    fn is_killed_at_work(&mut self, ttl: Time) -> Result<(), Violation> {
+        let is_at_work = |world: &Self, pod: usize| world.desks[pod].is_settled() && world.desks[pod].is_calling();
+        self.until(2 * ttl, |world| world.leader().is_some_and(|pod| is_at_work(world, pod)))?;
+        let Some(leader) = self.leader().filter(|pod| is_at_work(self, *pod)) else { return Ok(()) };
+        let soon = watch::time(self.now_by_median() + self.slack() + i128::from(ASKS_WITHIN));
+        let untold = self.desks[leader].calls().filter(|it| !it.target.remembers_runs() || it.attempt.deadline < soon);
+        let untold = untold.map(|it| it.attempt.nonce.clone()).collect();
+        self.watch.are_untold(&untold);
+        self.restart_agent(leader, 5 * MS);
+        self.until(2 * ttl, |world| world.leader().is_some())
     }
 
     /// The leader hands over at such a moment, if there is one soon.

@@ -35,10 +35,20 @@ const NAP: u64 = 5000 * MS;
 /// What was asked of the ledger.
 #[derive(Debug)]
 pub(crate) enum Asked {
-    Put { token: u64, op: OpId },
-    Read { token: u64 },
-    Finish { recording: Box<Recording>, outcome: Option<Outcome> },
+    Put {
+        token: u64,
+        op: OpId,
+    },
+    Read {
+        token: u64,
+    },
+    Finish {
+        recording: Box<Recording>,
+        outcome: Option<Outcome>,
+    },
     Gate,
+    /// What the process before may have called.
+    Back,
     Forget,
 }
 
@@ -56,13 +66,20 @@ pub(crate) struct Desk {
     offset: i128,
     /// Calls that are made or whose results are being recorded, and the token of their term; the pod's own have none.
     calls: BTreeMap<String, (Start, Option<u64>)>,
+    /// What the app is asked about, by the attempt's nonce.
+    pub(super) questions: BTreeMap<String, Start>,
     set: u64,
     gate_set: u64,
     asking: bool,
     /// The agent has been started, and is not only to be.
     pub(crate) started: bool,
     pub(crate) app: App,
-    rules: Rules,
+    pub(super) rules: Rules,
+}
+
+/// What all nonces of a process begin with.
+pub(super) fn nonces(pod: PodId, process: u32) -> String {
+    format!("a{pod}.{process}.")
 }
 
 /// The engine of a term.
@@ -86,6 +103,7 @@ impl Desk {
             revision: 1,
             offset: 0,
             calls: BTreeMap::new(),
+            questions: BTreeMap::new(),
             set: 0,
             gate_set: 0,
             asking: false,
@@ -95,7 +113,7 @@ impl Desk {
         }
     }
 
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place::Pod(scene::hash(self.revision))
     }
 
@@ -110,11 +128,17 @@ impl Desk {
         self.gate = Gate::under(self.uid.clone(), self.place(), self.rules);
         (self.term, self.offset, self.asking, self.started) = (None, 0, false, false);
         self.calls.clear();
+        self.questions.clear();
     }
 
     /// Whether no claim is on its way.
     pub(crate) fn is_settled(&self) -> bool {
         self.term.as_ref().is_none_or(|term| term.core.is_settled())
+    }
+
+    /// The calls that are made, or whose results are being recorded.
+    pub(super) fn calls(&self) -> impl Iterator<Item = &Start> {
+        self.calls.values().map(|(start, _)| start)
     }
 
     /// Whether a call of the agent's is being made.
@@ -146,6 +170,9 @@ impl World {
             Due::Ask { pod, .. } => self.gate_asks(pod),
             Due::Gate { pod, set, .. } if self.desks[pod].gate_set == set => self.gate_step(pod),
             Due::Wake { .. } | Due::Gate { .. } => Ok(()),
+            Due::LookBack { pod, .. } => self.look_back(pod),
+            Due::AskApp { pod, nonce, .. } => self.ask_app(pod, nonce),
+            Due::Told { pod, nonce, told, .. } => self.told(pod, &nonce, told),
             Due::Worked { pod, life, nonce } => {
                 self.worked(pod, life, nonce);
                 Ok(())
@@ -176,6 +203,13 @@ impl World {
         watch::time(i128::from(clock.as_nanos()) + self.desks[pod].offset)
     }
 
+    /// The time of day by what has been heard of the masters, leading or not.
+    pub(super) fn time_by_masters(&self, pod: PodId) -> Timestamp {
+        let clock = self.pods[pod].clock.read(self.now);
+        let offset = self.pods[pod].core.time_offset().unwrap_or(self.desks[pod].offset);
+        watch::time(i128::from(clock.as_nanos()) + offset)
+    }
+
     /// The time of day goes by the masters while the agent leads.
     pub(crate) fn set_time(&mut self, pod: PodId) {
         if self.pods[pod].token.is_some()
@@ -186,7 +220,7 @@ impl World {
     }
 
     /// How long it takes until one task of an agent hears of another.
-    fn moment(&mut self) -> u64 {
+    pub(super) fn moment(&mut self) -> u64 {
         if !self.calm && self.dice.chance(20) { self.dice.between(MS, 50 * MS) } else { self.dice.between(1, MS / 10) }
     }
 
@@ -226,7 +260,7 @@ impl World {
             pod: format!("a{pod}"),
             uid: desk.uid.clone(),
             place: desk.place(),
-            nonces: format!("a{pod}.{process}.{token}"),
+            nonces: nonces(pod, process) + &token.to_string(),
             rules: desk.rules,
         };
         let moment = Moment { now, may_claim, records: &self.pods[pod].records };
@@ -289,7 +323,7 @@ impl World {
         Ok(())
     }
 
-    fn ask_of(&mut self, pod: PodId, asked: Asked) -> u64 {
+    pub(super) fn ask_of(&mut self, pod: PodId, asked: Asked) -> u64 {
         let op = self.next_op();
         self.pods[pod].asked.insert(op, work::Asked::Engine(asked));
         op
@@ -364,9 +398,13 @@ impl World {
         asked: &Asked,
         found: Result<Vec<Record>, ReadError>,
     ) -> Result<(), Violation> {
-        if let Asked::Read { token } = asked {
-            self.tell_engine(pod, *token, Event::Read(found));
-            return Ok(());
+        match asked {
+            Asked::Read { token } => {
+                self.tell_engine(pod, *token, Event::Read(found));
+                return Ok(());
+            }
+            Asked::Back => return self.ask_about(pod, found),
+            _ => {}
         }
         self.desks[pod].asking = false;
         self.desks[pod].gate.read(&found.unwrap_or_default());
@@ -382,7 +420,7 @@ impl World {
         result: Result<(), FinishError>,
     ) -> Result<(), Violation> {
         let (id, nonce) = (recording.id.clone(), recording.result.nonce.clone());
-        match recording.after(result, self.time_of(pod)) {
+        match recording.after(result, self.time_by_masters(pod)) {
             After::Again(pause) => {
                 let pause = crate::world::nanos(pause).max(MS);
                 let process = self.pods[pod].process;
@@ -411,7 +449,12 @@ impl World {
         self.engine_step(pod, Event::Ended { id, nonce, outcome })
     }
 
-    fn record(&mut self, pod: PodId, recording: Recording, outcome: Option<Outcome>) -> Result<(), Violation> {
+    pub(super) fn record(
+        &mut self,
+        pod: PodId,
+        recording: Recording,
+        outcome: Option<Outcome>,
+    ) -> Result<(), Violation> {
         let (id, result) = (recording.id.clone(), recording.result.clone());
         let op = self.ask_of(pod, Asked::Finish { recording: Box::new(recording), outcome });
         self.step(pod, Step::Finish { op, id, result })
@@ -420,15 +463,19 @@ impl World {
     // --- calls
 
     fn call(&mut self, pod: PodId, start: &Start, token: Option<u64>) -> Result<(), Violation> {
-        let (time, clock) = (self.time_of(pod), self.pods[pod].clock.read(self.now));
-        let left = u64::try_from(start.attempt.deadline.as_nanosecond() - time.as_nanosecond()).unwrap_or_default();
-        let process = self.pods[pod].process;
-        let nonce = app::key(start, process);
-        let when = self.pods[pod].clock.when(Instant::from_nanos(clock.as_nanos() + left));
-        self.plan_at(when, crate::world::Due::Engine(Due::Late { pod, process, nonce: nonce.clone() }));
+        let nonce = app::key(start, self.pods[pod].process);
+        self.set_deadline(pod, start, nonce.clone(), self.time_of(pod));
         self.desks[pod].calls.insert(nonce, (start.clone(), token));
         self.outcome.tally.calls += 1;
         self.app_is_called(pod, start, token)
+    }
+
+    /// No answer counts that has not come by the deadline of the attempt.
+    pub(super) fn set_deadline(&mut self, pod: PodId, start: &Start, nonce: String, now: Timestamp) {
+        let (clock, process) = (self.pods[pod].clock.read(self.now), self.pods[pod].process);
+        let left = u64::try_from(start.attempt.deadline.as_nanosecond() - now.as_nanosecond()).unwrap_or_default();
+        let when = self.pods[pod].clock.when(Instant::from_nanos(clock.as_nanos() + left));
+        self.plan_at(when, crate::world::Due::Engine(Due::Late { pod, process, nonce }));
     }
 
     /// A call has come to its end, and that is recorded, by whom it was made and whoever leads.
@@ -446,6 +493,7 @@ impl World {
     }
 
     fn unanswered(&mut self, pod: PodId, nonce: &str) -> Result<(), Violation> {
+        self.desks[pod].questions.remove(nonce);
         // An answer that has come is being recorded.
         let is_recorded = self.pods[pod].asked.values().any(|asked| {
             matches!(asked, work::Asked::Engine(Asked::Finish { recording, .. }) if recording.result.nonce == *nonce)
@@ -464,6 +512,10 @@ impl World {
     fn cancel(&mut self, pod: PodId, id: String, attempt: &Attempt) -> Result<(), Violation> {
         self.say(|| format!("a{pod} gives up {id} #{}", attempt.number));
         let outcome = Outcome::cancelled(self.time_of(pod));
+        if self.desks[pod].questions.remove(&attempt.nonce).is_some() {
+            // The app does not hear of it: who had called it is gone.
+            return self.record(pod, Recording::of_call(id, attempt, &outcome), None);
+        }
         if self.desks[pod].calls.contains_key(&attempt.nonce) {
             if !self.desks[pod].app.running.contains_key(&attempt.nonce) {
                 return Ok(());

@@ -91,8 +91,8 @@ pub(crate) fn revision(number: u64, startups: &[Startup]) -> Revision {
     Revision { number, startups }
 }
 
-fn target() -> Target {
-    Target::Http(HttpTarget { path: "/".to_owned(), method: Method::Post, body: None, remembers_runs: false })
+fn target(remembers_runs: bool) -> Target {
+    Target::Http(HttpTarget { path: "/".to_owned(), method: Method::Post, body: None, remembers_runs })
 }
 
 /// A schedule, by its number.
@@ -124,7 +124,7 @@ pub(crate) fn schedule(number: u64, ttl_ms: u64, dice: &mut Dice) -> Schedule {
         triggers: Vec::new(),
         backfills: Vec::new(),
         takes_over: None,
-        target: target(),
+        target: target(dice.chance(500)),
     }
 }
 
@@ -159,7 +159,7 @@ pub(crate) fn startup(name: &str, ttl_ms: u64) -> Startup {
         gate: Gate::Ready,
         timeout_ms: ttl_ms,
         retry: retry(1_000, ttl_ms),
-        target: target(),
+        target: target(true),
     }
 }
 

@@ -7,6 +7,7 @@ use cabloy_engine::core;
 use cabloy_engine::recording::Recording;
 use cabloy_engine::runs::{Outcome, OutcomeKind};
 
+use super::app::Told;
 use super::{scene, watch};
 use crate::truth::Violation;
 use crate::world::{PodId, World};
@@ -16,6 +17,8 @@ use crate::world::{PodId, World};
 pub enum Event {
     /// The container of an app ends beside a living agent, and is started again.
     AppCrash,
+    /// An agent is killed while its app works, and started again; now and then the app ends too.
+    AgentCrash,
     /// A pod is gone at once, and another one takes its place.
     PodCrash,
     /// A pod is replaced by one of the next revision.
@@ -29,8 +32,8 @@ pub enum Event {
 }
 
 /// All kinds.
-pub const EVENTS: [Event; 6] =
-    [Event::AppCrash, Event::PodCrash, Event::Roll, Event::Trigger, Event::Task, Event::Edit];
+pub const EVENTS: [Event; 7] =
+    [Event::AppCrash, Event::AgentCrash, Event::PodCrash, Event::Roll, Event::Trigger, Event::Task, Event::Edit];
 
 /// Something that will happen to an engine, a gate or an app.
 #[derive(Debug)]
@@ -51,6 +54,12 @@ pub(crate) enum Due {
     Ask { pod: PodId, process: u32 },
     /// The gate's timer, unless it was set anew.
     Gate { pod: PodId, process: u32, set: u64 },
+    /// An agent reads again what the process before it may have called.
+    LookBack { pod: PodId, process: u32 },
+    /// It asks the app again what became of an attempt.
+    AskApp { pod: PodId, process: u32, nonce: String },
+    /// The app's answer to that reaches it.
+    Told { pod: PodId, process: u32, nonce: String, told: Told },
     /// An app is through with something.
     Worked { pod: PodId, life: u32, nonce: String },
     /// The files reach a pod.
@@ -76,6 +85,9 @@ impl Due {
             | Self::Late { pod, process, .. }
             | Self::Record { pod, process, .. }
             | Self::Ask { pod, process }
+            | Self::LookBack { pod, process }
+            | Self::AskApp { pod, process, .. }
+            | Self::Told { pod, process, .. }
             | Self::Gate { pod, process, .. } => Some((*pod, *process)),
             _ => None,
         }
@@ -118,6 +130,16 @@ impl World {
                 let (life, down) = (self.desks[pod].app.life, self.around(300));
                 self.engine_in(down, Due::AppUp { pod, life });
                 self.health_changes(pod)?;
+            }
+            Event::AgentCrash => {
+                if !self.pods[pod].alive || self.desks[pod].app.running.is_empty() {
+                    return Ok(false);
+                }
+                let after = self.around(300);
+                self.restart_agent(pod, after);
+                if self.dice.chance(200) {
+                    self.befall(Event::AppCrash, pod)?;
+                }
             }
             Event::PodCrash => {
                 if !self.pods[pod].alive {

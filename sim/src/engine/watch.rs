@@ -131,6 +131,12 @@ impl Watch {
         self.own.retain(|(of, _), _| *of != pod);
     }
 
+    /// Nobody needs to hear any more what these attempts come to.
+    pub(super) fn are_untold(&mut self, nonces: &BTreeSet<String>) {
+        let attempts = self.runs.values_mut().flat_map(|run| &mut run.attempts);
+        attempts.filter(|it| nonces.contains(&it.nonce)).for_each(|it| it.calm = false);
+    }
+
     /// The agent has its answer about a task of the pod's own, or waits no more for it.
     pub(super) fn own_ends(&mut self, pod: PodId, run: String, done: bool) {
         self.own.insert((pod, run), if done { Own::Done } else { Own::Failed });
@@ -219,7 +225,7 @@ impl World {
     }
 
     /// How far an agent's time of day may be ahead of that: by what clocks part between two answers.
-    fn slack(&self) -> i128 {
+    pub(super) fn slack(&self) -> i128 {
         let ttl = i128::from(nanos(self.longest_ttl));
         let part = match self.plan.clocks {
             Clocks::Kept => ttl / 50,
@@ -269,8 +275,7 @@ impl World {
 
     /// An app begins an attempt.
     pub(super) fn begins(&mut self, pod: PodId, start: &Start, token: u64) -> Result<(), Violation> {
-        let Start { id, attempt, kind, name, .. } = start;
-        let what = format!("{id} #{}", attempt.number);
+        let Start { kind, name, .. } = start;
         let caller = (pod, self.pods[pod].process);
         if *self.watch.callers.entry(token).or_insert(caller) != caller {
             return broken(Promise::OneCaller, format!("a{pod} calls under {token}, as another process has before"));
@@ -279,6 +284,13 @@ impl World {
             Kind::Schedule => self.schedule_begins(pod, start)?,
             Kind::Startup => self.startup_begins(pod, name, &start.run)?,
         }
+        self.attempt_begins(start)
+    }
+
+    /// An app begins an attempt, called or only asked about it.
+    pub(super) fn attempt_begins(&mut self, start: &Start) -> Result<(), Violation> {
+        let Start { id, attempt, kind, .. } = start;
+        let what = format!("{id} #{}", attempt.number);
         // What was asked before a loss is of the time around it.
         if self.watch.sent.get(&attempt.nonce) != Some(&self.watch.losses) {
             return Ok(());
