@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::{Call, Called};
 use crate::election::Term;
 use crate::files::Loaded;
-use crate::ledger::{Ledger, Put, PutError, ReadError, Record};
+use crate::ledger::{FinishError, Ledger, Put, PutError, ReadError, Record};
 use crate::metrics::TickLabel;
 use crate::runs::{Attempt, Outcome, between};
 use crate::shared::{Identity, Shared, Takes};
@@ -40,6 +40,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 enum Reply {
     Put(OpId, Vec<Result<(), PutError>>),
     Read(Result<Vec<Record>, ReadError>),
+    Confirmed(String, Result<(), FinishError>),
     Forgotten,
 }
 
@@ -109,6 +110,7 @@ impl Engine {
                 Some(Ok(reply)) = engine.io.join_next() => match reply {
                     Reply::Put(op, results) => Event::Put { op, results },
                     Reply::Read(result) => Event::Read(result),
+                    Reply::Confirmed(id, answer) => Event::Confirmed { id, answer },
                     Reply::Forgotten => continue,
                 },
                 Some(Ended { id, nonce, outcome }) = ends.recv() => Event::Ended { id, nonce, outcome },
@@ -169,6 +171,12 @@ impl Engine {
                 }
                 Action::Read(ids) => {
                     self.io.spawn(async move { Reply::Read(ledger.read(ids).await) });
+                }
+                Action::Confirm { id, result } => {
+                    self.io.spawn(async move {
+                        let answer = ledger.finish(&id, result).await;
+                        Reply::Confirmed(id, answer)
+                    });
                 }
                 Action::Forget(ids) => {
                     self.io.spawn(async move {

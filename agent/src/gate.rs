@@ -55,7 +55,7 @@ pub async fn watch_gate(shared: Arc<Shared>, stop: CancellationToken) {
         let read = async {
             let Some(ledger) = ledger else { return std::future::pending().await };
             tokio::time::sleep_until(ask_at).await;
-            ledger.read(questions).await
+            ledger.read_confirmed(questions).await
         };
         tokio::select! {
             () = stop.cancelled() => return,

@@ -1,5 +1,6 @@
 //! The replicated records of runs (PROTOCOL 3 to 6).
 
+use cabloy_engine::runs::decisive;
 pub use cabloy_redlock::ledger::{FinishError, Put, PutError, ReadError};
 pub use cabloy_redlock::record::{Record, RunResult};
 use tokio::sync::{mpsc, oneshot};
@@ -62,7 +63,24 @@ impl Ledger {
         self.look(Some(ids)).await
     }
 
-    /// The same of all runs.
+    /// The same, but of a run with a result that counts only if a majority has that by now: it is recorded once more. Else
+    /// the run is left out.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_confirmed(&self, ids: Vec<String>) -> Result<Vec<Record>, ReadError> {
+        let mut confirmed = Vec::new();
+        for record in self.read(ids).await? {
+            let known = match decisive(&record) {
+                Some(result) => self.finish(&record.id, result.clone()).await.is_ok(),
+                None => true,
+            };
+            confirmed.extend(known.then_some(record));
+        }
+        Ok(confirmed)
+    }
+
+    /// The same as [`Ledger::read`] of all runs.
     ///
     /// # Errors
     /// See [`ReadError`].

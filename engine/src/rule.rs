@@ -24,6 +24,8 @@ cabloy_redlock::rules! {
         ByNonce,
         /// Who called records the result, whoever leads by then. Kept by the driver.
         RecordAlways,
+        /// Nobody goes by a result that was read before a majority has it. Of gates it is kept by the driver.
+        Confirm,
         /// A reading that is older than what is known undoes nothing.
         NewestKnown,
         /// The operator's word on a pod is about what the pod had claimed until then.

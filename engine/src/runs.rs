@@ -209,8 +209,7 @@ impl Run {
         let claimed = serde_json::from_value::<Claimed>(record.data.clone()).ok();
         let deadline = claimed.as_ref().map_or(Timestamp::UNIX_EPOCH, |it| it.deadline);
         let attempt = Attempt { number: record.attempt, nonce: record.nonce.clone(), deadline };
-        let decisive = record.results.iter().find(|result| result.done).or_else(|| record.result(&record.nonce));
-        let stage = decisive.map_or(Stage::Begun { here: false }, |result| Stage::Ended(outcome(result)));
+        let stage = decisive(record).map_or(Stage::Begun { here: false }, |result| Stage::Ended(outcome(result)));
         let older = |known: &Attempt| match known.number.cmp(&attempt.number) {
             Ordering::Less => false,
             Ordering::Equal => matches!(stage, Stage::Begun { .. }),
@@ -401,6 +400,12 @@ impl Run {
             _ => None,
         }
     }
+}
+
+/// The result by which the run of a record goes on, or has ended.
+#[must_use]
+pub fn decisive(record: &Record) -> Option<&RunResult> {
+    record.results.iter().find(|result| result.done).or_else(|| record.result(&record.nonce))
 }
 
 /// A result as the ledger has it. One of another make is read by the one thing that every make has in common.

@@ -239,6 +239,9 @@ impl World {
         if frozen && self.plan.notices && self.pods[id].alive {
             self.step(id, Event::Paused)?;
         }
+        if self.with_engine {
+            self.read_files(id)?;
+        }
         news.into_iter().chain(backlog).try_for_each(|due| self.reach(due))
     }
 

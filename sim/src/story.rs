@@ -8,6 +8,7 @@
 mod finish_twice;
 mod half_done;
 mod half_read;
+mod half_seen;
 mod late_claim;
 mod old_reading;
 mod seed_fence;
@@ -32,6 +33,15 @@ const TASK: &str = "story";
 /// Its run, on the first revision.
 const TASK_RUN: &str = "u/story/r1";
 
+/// How stories of engines begin.
+const NEW_TASK: Scene = Scene {
+    when: |_, _| true,
+    then: |world, _| {
+        world.add_task(TASK);
+        Ok(())
+    },
+};
+
 /// A story takes no longer than so many ttls.
 const PATIENCE: u64 = 3;
 
@@ -48,6 +58,8 @@ pub(crate) enum Tale {
     HalfRead,
     /// [`half_done`].
     HalfDone,
+    /// [`half_seen`].
+    HalfSeen,
     /// [`late_claim`].
     LateClaim,
     /// [`old_reading`].
@@ -58,7 +70,7 @@ impl Tale {
     /// Those of elections and the ledger alone.
     pub(crate) const OF_ELECTION: [Self; 4] = [Self::FinishTwice, Self::SeedFence, Self::SeedInFlight, Self::HalfRead];
     /// Those of worlds with engines.
-    pub(crate) const OF_ENGINES: [Self; 3] = [Self::HalfDone, Self::LateClaim, Self::OldReading];
+    pub(crate) const OF_ENGINES: [Self; 4] = [Self::HalfDone, Self::HalfSeen, Self::LateClaim, Self::OldReading];
 
     fn scenes(self) -> &'static [Scene] {
         match self {
@@ -67,6 +79,7 @@ impl Tale {
             Self::SeedInFlight => seed_in_flight::SCENES,
             Self::HalfRead => half_read::SCENES,
             Self::HalfDone => half_done::SCENES,
+            Self::HalfSeen => half_seen::SCENES,
             Self::LateClaim => late_claim::SCENES,
             Self::OldReading => old_reading::SCENES,
         }

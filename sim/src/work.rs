@@ -193,9 +193,7 @@ impl World {
     ) -> Result<(), Violation> {
         let (run, nonce, done, losses) = match self.pods[id].asked.remove(&op) {
             Some(Asked::Finish { run, nonce, done, losses }) => (run, nonce, done, losses),
-            Some(Asked::Engine(engine::Asked::Finish { recording, outcome })) => {
-                return self.engine_finished(id, recording, outcome, result);
-            }
+            Some(Asked::Engine(asked)) => return self.engine_recorded(id, asked, result),
             _ => return broken(Promise::Answered, format!("finish {op} was not asked")),
         };
         let recorded = result.is_ok();

@@ -35,6 +35,7 @@ const CONTROLS: &[Control<Rule>] = &[
     (Rule::LookFirst, 200, ALL, &[TrueVerdict]),
     (Rule::ByNonce, 1000, ALL, ATTEMPTS),
     (Rule::RecordAlways, 100, ALL, &[TrueVerdict]),
+    (Rule::Confirm, 20, STORY, &[OverIsOver]),
     (Rule::NewestKnown, 20, STORY, ATTEMPTS),
     (Rule::EndedSince, 200, ALL, ATTEMPTS),
     (Rule::AskAgain, 200, ALL, &[TrueVerdict]),

@@ -27,8 +27,8 @@ use std::time::Duration;
 
 use cabloy_crds::agent_status::{Awaited, Problem, ScheduleStatus, StartupStatus, TickResult};
 use cabloy_crds::files::{AgentFile, Target};
-use cabloy_redlock::ledger::{Put, PutError, ReadError};
-use cabloy_redlock::record::{Record, Records};
+use cabloy_redlock::ledger::{FinishError, Put, PutError, ReadError};
+use cabloy_redlock::record::{Record, Records, RunResult};
 use jiff::Timestamp;
 
 use self::claims::{Claims, Keeping};
@@ -89,6 +89,13 @@ pub enum Event {
     },
     /// What a majority holds of the runs that were asked for.
     Read(Result<Vec<Record>, ReadError>),
+    /// A majority has what was read of a run, or has not.
+    Confirmed {
+        /// The run.
+        id: String,
+        /// How it went.
+        answer: Result<(), FinishError>,
+    },
     /// A call has ended, and that is recorded.
     Ended {
         /// The run.
@@ -119,6 +126,14 @@ pub enum Action {
     Forget(Vec<String>),
     /// Ask a majority for the records of these runs; answered by [`Event::Read`]. One such question at a time.
     Read(Vec<String>),
+    /// Record this result of a run once more: it was read, and only a minority may have it. Answered by
+    /// [`Event::Confirmed`].
+    Confirm {
+        /// The run.
+        id: String,
+        /// The result.
+        result: RunResult,
+    },
     /// Make a call, record what comes of it, and then say so by [`Event::Ended`]. Done even when the term has ended.
     Call(Box<Start>),
     /// End an attempt: hang up where the call is this agent's, whichever term began it; else record that it was
@@ -277,6 +292,8 @@ pub struct Core {
     stray: BTreeSet<String>,
     /// The runs that the ledger is being asked about, and since when.
     reading: Option<(Timestamp, Vec<String>)>,
+    /// What was read of runs, and since when it was asked, until a majority has their results.
+    confirming: BTreeMap<String, (Timestamp, Record)>,
     last_op: OpId,
     last_nonce: u64,
     actions: Vec<Action>,
@@ -307,6 +324,7 @@ impl Core {
             keeping: Keeping::default(),
             stray: BTreeSet::new(),
             reading: None,
+            confirming: BTreeMap::new(),
             last_op: 0,
             last_nonce: 0,
             actions: Vec::new(),
@@ -342,6 +360,7 @@ impl Core {
             }
             Event::Put { op, results } => self.take_results(op, results, moment.now),
             Event::Read(result) => self.take_reading(result, moment.now),
+            Event::Confirmed { id, answer } => self.take_confirmed(&id, &answer, moment.now),
             Event::Ended { id, nonce, outcome } => self.take_end(&id, &nonce, outcome, moment.now),
             Event::Hold => self.hold(),
             Event::GiveUp => self.give_up(),

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cabloy_crds::files::AgentFile;
-use cabloy_redlock::ledger::ReadError;
-use cabloy_redlock::record::Record;
+use cabloy_redlock::ledger::{FinishError, ReadError};
+use cabloy_redlock::record::{Record, RunResult};
 use jiff::Timestamp;
 
 use super::{Action, Core, Key, Moment};
-use crate::runs::{Run, plus};
+use crate::rule::Rule;
+use crate::runs::{Run, decisive, plus};
 use crate::schedule::parse_id;
 use crate::startup::record_id;
 
@@ -42,6 +43,11 @@ impl Core {
             let records: BTreeMap<_, _> = records.into_iter().map(|record| (record.id.clone(), record)).collect();
             for id in &ids {
                 let Some(key) = self.key_of(id) else { continue };
+                let result = records.get(id).and_then(decisive).filter(|_| self.config.rules.hold(Rule::Confirm));
+                if let (Some(record), Some(result)) = (records.get(id), result) {
+                    self.confirm(record, result, asked);
+                    continue;
+                }
                 let Some(run) = self.run_mut(&key, id) else { continue };
                 if let Some(record) = records.get(id) {
                     run.read(record);
@@ -53,6 +59,30 @@ impl Core {
         if !self.elsewhere().is_empty() {
             self.ask(Some(Ask::Soon), now);
         }
+    }
+
+    /// Has a result recorded that was read: were it lost with the minority that may have it, the next leader would begin
+    /// again what this one holds to be over.
+    fn confirm(&mut self, record: &Record, result: &RunResult, asked: Timestamp) {
+        if !self.confirming.contains_key(&record.id) {
+            self.confirming.insert(record.id.clone(), (asked, record.clone()));
+            self.actions.push(Action::Confirm { id: record.id.clone(), result: result.clone() });
+        }
+    }
+
+    pub(super) fn take_confirmed(&mut self, id: &str, answer: &Result<(), FinishError>, now: Timestamp) {
+        let Some((asked, record)) = self.confirming.remove(id).filter(|_| !self.held) else { return };
+        let Some(key) = self.key_of(id) else { return };
+        let Some(run) = self.run_mut(&key, id) else { return };
+        match answer {
+            Ok(()) => run.read(&record),
+            // Its attempt is that of no majority, and so was never called.
+            Err(FinishError::NotCurrent) => {}
+            // It is read again.
+            Err(FinishError::Unreachable | FinishError::Ended) => return,
+        }
+        run.looked(asked);
+        self.step_key(&key, now);
     }
 
     /// The runs whose result this engine does not wait for itself.

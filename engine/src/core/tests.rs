@@ -121,6 +121,18 @@ impl Term {
         self.step(Event::Ended { id, nonce: start.attempt.nonce.clone(), outcome: Some(outcome) });
     }
 
+    /// What was asked of the ledger is read, and its results are recorded anew, with this answer.
+    fn read(&mut self, id: &str, answer: Result<(), FinishError>) {
+        self.others.clear();
+        self.step(Event::Read(Ok(vec![Record::clone(&self.records[id])])));
+        assert!(matches!(&self.others[..], [Action::Confirm { id: of, .. }] if of == id), "{:?}", self.others);
+        self.step(Event::Confirmed { id: id.to_owned(), answer });
+    }
+
+    fn says_done(&self, id: &str) -> bool {
+        self.told.contains(&News::Done(id.to_owned()))
+    }
+
     fn record(&mut self, id: &str, result: RunResult) {
         Arc::make_mut(self.records.get_mut(id).unwrap()).add_result(result);
     }
@@ -190,7 +202,7 @@ fn a_result_that_was_recorded_just_before_the_deadline_counts() {
     next.wake(6_000);
     assert_eq!(next.others, [Action::Read(vec![start.id.clone()])], "nothing is said before the ledger is asked");
     assert!(!next.written().contains(&&*start.id));
-    next.step(Event::Read(Ok(vec![Record::clone(&next.records[&start.id])])));
+    next.read(&start.id, Ok(()));
     assert!(next.calls.is_empty() && !next.written().contains(&&*start.id), "it is done");
 }
 
@@ -245,11 +257,31 @@ fn the_next_leader_waits_for_what_another_has_begun_and_reads_its_result() {
     let failed = Outcome { kind: OutcomeKind::Failed, ..Outcome::not_begun(at(1_800)) };
     next.record(&start.id, Recording::of_call(start.id.clone(), &start.attempt, &failed).result);
     next.now = 1_850;
-    next.step(Event::Read(Ok(vec![Record::clone(&next.records[&start.id])])));
+    next.read(&start.id, Ok(()));
     assert!(!next.written().contains(&&*start.id), "the pause before the next attempt");
     next.wake(1_900);
     next.take();
     assert_eq!(next.calls.iter().map(|it| it.attempt.number).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn a_result_counts_once_a_majority_has_it() {
+    let mut first = Term::begin(file(&["migrate"]), Records::new(), 0);
+    first.take();
+    let start = first.calls[0].clone();
+    let mut next = Term::begin(file(&["migrate"]), first.records.clone(), 500);
+    let done = Outcome { kind: OutcomeKind::Done, ..Outcome::not_begun(at(600)) };
+    next.record(&start.id, Recording::of_call(start.id.clone(), &start.attempt, &done).result);
+    for answer in [FinishError::Unreachable, FinishError::NotCurrent] {
+        next.now += 300;
+        next.wake(next.now);
+        next.read(&start.id, Err(answer));
+        assert!(!next.says_done(&start.id), "a minority may lose it");
+    }
+    next.now += 300;
+    next.wake(next.now);
+    next.read(&start.id, Ok(()));
+    assert!(next.says_done(&start.id));
 }
 
 #[test]

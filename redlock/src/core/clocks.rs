@@ -14,6 +14,9 @@ use crate::rule::{Rule, Rules};
 /// Fewer clocks than this do not tell which of them is wrong.
 const ENOUGH: usize = 3;
 
+/// A reading that is so many times sharper takes the place of one that is not old yet.
+const SHARPER: i128 = 10;
+
 /// A node's time less ours, in nanoseconds: it was read between the sending of a command and the coming of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Reading {
@@ -43,6 +46,11 @@ impl Reading {
         i128::midpoint(self.low, self.high)
     }
 
+    /// How little it says: after how long the answer came.
+    fn width(&self) -> i128 {
+        self.high - self.low
+    }
+
     /// Whether the clocks kept pace between the two.
     fn agrees(&self, later: &Self) -> bool {
         let drift = nanos(Timing::drift_over(later.at.since(self.at)));
@@ -62,14 +70,16 @@ impl Node {
     /// Takes in the time of the newest answer; `false` if the clocks did not keep pace up to it.
     ///
     /// What it is compared with is as old as a renewal: were it always the last answer, many short steps would hide a
-    /// long one.
+    /// long one. Who stood still while an answer waited learns little from it, and goes by a better one at once.
     pub(super) fn read_clock(&mut self, timing: &Timing, rules: Rules, reading: Reading) -> bool {
         let Clock { reading: known, doubted } = &mut self.clock;
         let steady = known.is_none_or(|earlier| earlier.agrees(&reading)) || !rules.hold(Rule::ClockCheck);
         if !steady {
             (self.lease, *doubted) = (None, Some(reading.at));
         }
-        if !steady || known.is_none_or(|known| reading.at.since(known.at) >= timing.ttl / 4) {
+        let is_old = |known: Reading| reading.at.since(known.at) >= timing.ttl / 4;
+        let is_blunt = |known: Reading| reading.width() * SHARPER < known.width();
+        if !steady || known.is_none_or(|known| is_old(known) || is_blunt(known)) {
             *known = Some(reading);
         }
         steady
@@ -160,6 +170,22 @@ mod tests {
         assert_eq!(hear(2, 0), Some(0), "two that were not heard may be behind, and that is the median then");
         assert_eq!(hear(3, 10), Some(9));
         assert_eq!(hear(4, 20), Some(19), "all are heard: it is the one in the middle");
+    }
+
+    #[test]
+    fn the_time_is_right_again_with_the_first_quick_answer_after_a_slow_one() {
+        let agent = crate::AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
+        let timing = crate::Timing { ttl: Duration::from_secs(10) };
+        let rules = Rules::default();
+        let mut core = Core::new(crate::core::Config { agent, nodes: 1, timing, floor: 0, rules });
+        let sent = Instant::from_nanos(103 * SECOND);
+        let mut hear = |reading| {
+            assert!(core.nodes[0].read_clock(&timing, rules, reading));
+            core.time_offset().map(|offset| offset / 1_000_000_000)
+        };
+        assert_eq!(hear(at(100, 0)), Some(0));
+        assert_eq!(hear(Reading::new(sent, sent + Duration::from_secs(20), 103_000_100)), Some(-19), "it stood still");
+        assert_eq!(hear(at(124, 0)), Some(0));
     }
 
     #[test]

@@ -8,12 +8,12 @@ use cabloy_engine::core::{Action, Config, Core, Event, Moment, News, OpId, Start
 use cabloy_engine::gate::Gate;
 use cabloy_engine::recording::{After, Recording};
 use cabloy_engine::rule::{Rule, Rules};
-use cabloy_engine::runs::{Attempt, Outcome, OutcomeKind};
+use cabloy_engine::runs::{Attempt, Outcome, OutcomeKind, decisive};
 use cabloy_engine::startup::Place;
 use cabloy_redlock::clock::Instant;
 use cabloy_redlock::core::Event as Step;
 use cabloy_redlock::ledger::{FinishError, PutError, ReadError};
-use cabloy_redlock::record::Record;
+use cabloy_redlock::record::{Record, RunResult};
 use jiff::Timestamp;
 
 use super::app::{self, App};
@@ -47,6 +47,14 @@ pub(crate) enum Asked {
         outcome: Option<Outcome>,
     },
     Gate,
+    /// Whether a majority has the result of what the engine has read.
+    Confirm {
+        token: u64,
+        id: String,
+        result: RunResult,
+    },
+    /// Whether it has that of what the gate has read.
+    ConfirmForGate(Box<Record>),
     /// What the process before may have called.
     Back,
     Forget,
@@ -59,6 +67,8 @@ pub(crate) struct Desk {
     pub(super) gate: Gate,
     pub(super) file: Arc<AgentFile>,
     pub(super) version: u64,
+    /// The agent has not taken up the file yet, for it stands still.
+    pub(super) unread: bool,
     pub(super) uid: String,
     life: u32,
     pub(super) revision: u64,
@@ -98,6 +108,7 @@ impl Desk {
             gate: Gate::under(uid.clone(), Place::Pod(scene::hash(1)), rules),
             file,
             version: 0,
+            unread: false,
             uid,
             life: 0,
             revision: 1,
@@ -126,7 +137,7 @@ impl Desk {
     /// Another process of the agent takes the place of this one, with nothing but the files.
     fn forget(&mut self) {
         self.gate = Gate::under(self.uid.clone(), self.place(), self.rules);
-        (self.term, self.offset, self.asking, self.started) = (None, 0, false, false);
+        (self.term, self.offset, self.asking, self.started, self.unread) = (None, 0, false, false, false);
         self.calls.clear();
         self.questions.clear();
     }
@@ -309,6 +320,10 @@ impl World {
                     let op = self.ask_of(pod, Asked::Read { token });
                     self.step(pod, Step::Look { op, ids: Some(ids) })?;
                 }
+                Action::Confirm { id, result } => {
+                    let op = self.ask_of(pod, Asked::Confirm { token, id: id.clone(), result: result.clone() });
+                    self.step(pod, Step::Finish { op, id, result })?;
+                }
                 Action::Call(start) => self.call(pod, &start, Some(token))?,
                 Action::Cancel { id, attempt } => self.cancel(pod, id, &attempt)?,
                 Action::Disown { id, attempt } => {
@@ -407,12 +422,48 @@ impl World {
             _ => {}
         }
         self.desks[pod].asking = false;
-        self.desks[pod].gate.read(&found.unwrap_or_default());
-        self.gate_step(pod)
+        let confirms = self.desks[pod].rules.hold(Rule::Confirm);
+        let is_known = |record: &Record| decisive(record).is_none() || !confirms;
+        let (known, others): (Vec<_>, Vec<_>) = found.unwrap_or_default().into_iter().partition(is_known);
+        self.desks[pod].gate.read(&known);
+        self.gate_step(pod)?;
+        for record in others {
+            let (id, Some(result)) = (record.id.clone(), decisive(&record).cloned()) else { continue };
+            let op = self.ask_of(pod, Asked::ConfirmForGate(Box::new(record)));
+            self.step(pod, Step::Finish { op, id, result })?;
+        }
+        Ok(())
+    }
+
+    /// A majority has, or has not, taken a result.
+    pub(crate) fn engine_recorded(
+        &mut self,
+        pod: PodId,
+        asked: Asked,
+        answer: Result<(), FinishError>,
+    ) -> Result<(), Violation> {
+        match asked {
+            Asked::Finish { recording, outcome } => return self.engine_finished(pod, recording, outcome, answer),
+            Asked::Confirm { token, id, result } => {
+                if answer.is_ok() {
+                    self.recorded(&id, &result);
+                }
+                self.tell_engine(pod, token, Event::Confirmed { id, answer });
+            }
+            Asked::ConfirmForGate(record) if answer.is_ok() => {
+                if let Some(result) = decisive(&record) {
+                    self.recorded(&record.id, result);
+                }
+                self.desks[pod].gate.read(&[*record]);
+                return self.gate_step(pod);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The ledger has or has not taken how an attempt ended.
-    pub(crate) fn engine_finished(
+    fn engine_finished(
         &mut self,
         pod: PodId,
         recording: Box<Recording>,
@@ -429,7 +480,7 @@ impl World {
             }
             After::Recorded => {
                 self.say(|| format!("a{pod} has recorded how {id} ended, {nonce}"));
-                self.recorded(&recording);
+                self.recorded(&recording.id, &recording.result);
             }
             After::GivenUp(error) => self.say(|| format!("a{pod} does not record how {id} ended: {error}")),
         }

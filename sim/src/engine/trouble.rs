@@ -261,7 +261,18 @@ impl World {
         if self.desks[pod].version > version || Arc::ptr_eq(&self.desks[pod].file, &file) {
             return Ok(());
         }
-        (self.desks[pod].version, self.desks[pod].file) = (version, Arc::clone(&file));
+        (self.desks[pod].version, self.desks[pod].file) = (version, file);
+        self.desks[pod].unread = true;
+        self.read_files(pod)
+    }
+
+    /// An agent takes up new files, if there are some and it does not stand still.
+    pub(crate) fn read_files(&mut self, pod: PodId) -> Result<(), Violation> {
+        let desk = &mut self.desks[pod];
+        if self.pods[pod].stopped || !std::mem::take(&mut desk.unread) {
+            return Ok(());
+        }
+        let file = Arc::clone(&desk.file);
         self.gate_step(pod)?;
         self.engine_step(pod, core::Event::Files(file))
     }

@@ -6,11 +6,11 @@ use cabloy_crds::agent_status::{ScheduleStatus, TickResult, Verdict};
 use cabloy_crds::files::{AgentFile, Schedule};
 use cabloy_crds::vocabulary::{CatchUpPolicy, Gate, Overlap, Scope};
 use cabloy_engine::core::{Kind, Start};
-use cabloy_engine::recording::Recording;
 use cabloy_engine::runs::{Outcome, OutcomeKind};
 use cabloy_engine::schedule::{Occasion, parse_id, run_id};
 use cabloy_engine::startup::record_id;
 use cabloy_redlock::ledger::Put;
+use cabloy_redlock::record::RunResult;
 use jiff::Timestamp;
 
 use super::scene::{hash, task_revision};
@@ -452,18 +452,18 @@ impl World {
     }
 
     /// How an attempt ended is recorded.
-    pub(super) fn recorded(&mut self, recording: &Recording) {
+    pub(super) fn recorded(&mut self, id: &str, result: &RunResult) {
         self.outcome.tally.results += 1;
-        let outcome = serde_json::from_value::<Outcome>(recording.result.data.clone());
+        let outcome = serde_json::from_value::<Outcome>(result.data.clone());
         let done = outcome.is_ok_and(|outcome| outcome.kind == OutcomeKind::Done);
-        if done && recording.id.starts_with("u/") {
-            self.watch.done.insert(recording.id.clone());
+        if done && id.starts_with("u/") {
+            self.watch.done.insert(id.to_owned());
             let after = self.around(2000);
             self.engine_in(after, super::Due::Mirror);
         }
-        let losses = self.watch.sent.get(&recording.result.nonce) == Some(&self.watch.losses);
-        if recording.result.done && losses {
-            self.watch.runs.entry(recording.id.clone()).or_default().is_final = true;
+        let losses = self.watch.sent.get(&result.nonce) == Some(&self.watch.losses);
+        if result.done && losses {
+            self.watch.runs.entry(id.to_owned()).or_default().is_final = true;
         }
     }
 

@@ -4,19 +4,13 @@
 //! that the task is done: gates open, and what comes after it begins. Then that node forgets, and that leader is gone before
 //! what it read has reached any other node. The leader after it finds an attempt without a result, and makes the next one.
 
-use super::{PATIENCE, Scene, TASK, TASK_RUN};
+use super::{NEW_TASK, PATIENCE, Scene, TASK_RUN};
 use crate::plan::Fault;
 use crate::stream::Stream;
 use crate::world::nanos;
 
 pub(super) const SCENES: &[Scene] = &[
-    Scene {
-        when: |_, _| true,
-        then: |world, _| {
-            world.add_task(TASK);
-            Ok(())
-        },
-    },
+    NEW_TASK,
     Scene {
         when: |world, cast| world.works(cast.leader) && (0..3).all(|node| world.has_claim(node, TASK_RUN)),
         then: |world, cast| {

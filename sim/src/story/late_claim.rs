@@ -4,19 +4,13 @@
 //! passes without a result, and the next leader makes the next attempt. Then the process goes on, and finds the word that
 //! its claim has come through.
 
-use super::{PATIENCE, Scene, TASK, TASK_RUN};
+use super::{NEW_TASK, PATIENCE, Scene, TASK_RUN};
 use crate::engine::Asked as OfEngine;
 use crate::work::Asked;
 use crate::world::{PodId, World, nanos};
 
 pub(super) const SCENES: &[Scene] = &[
-    Scene {
-        when: |_, _| true,
-        then: |world, _| {
-            world.add_task(TASK);
-            Ok(())
-        },
-    },
+    NEW_TASK,
     Scene {
         when: |world, cast| {
             let takers = (0..3).filter(|node| world.has_claim(*node, TASK_RUN)).count();

@@ -6,17 +6,11 @@
 
 use cabloy_engine::core::Event;
 
-use super::{Scene, TASK, TASK_RUN};
+use super::{NEW_TASK, Scene, TASK_RUN};
 use crate::engine::{Due, time};
 
 pub(super) const SCENES: &[Scene] = &[
-    Scene {
-        when: |_, _| true,
-        then: |world, _| {
-            world.add_task(TASK);
-            Ok(())
-        },
-    },
+    NEW_TASK,
     Scene {
         when: |world, cast| world.works(cast.leader),
         then: |world, cast| {
