@@ -14,6 +14,8 @@ use electors::{
 };
 use serde_json::{Value, json};
 
+const RECORDS: &str = "cabloy:{prod/shop}:records";
+
 fn claim(id: &str, attempt: u32) -> Put {
     Put { id: id.into(), attempt, nonce: format!("{id}-{attempt}"), data: json!({"tick": [], "by": {}}) }
 }
@@ -232,6 +234,40 @@ async fn what_one_leader_records_the_next_one_knows() {
     let records = last.records();
     assert_eq!(records.len(), 3);
     assert_eq!((records[2].attempt, &*records[2].results), (3, &[result("run/0002-2", false)][..]));
+}
+
+#[tokio::test]
+async fn a_result_that_one_master_holds_counts_once_most_of_them_do() {
+    let servers = servers::<3>();
+    let terms = Terms::default();
+    let agents = start::<1>(&masters(&servers), &terms);
+    let (_, term) = leader(&agents).await;
+    let ledger = agents[0].elector.ledger();
+    assert_eq!(ledger.put(&term, vec![claim("run", 1), claim("other", 1)]).await, [Ok(()), Ok(())]);
+    let kept = |server: &Redis, id: &str| -> Value {
+        let text: Option<String> = server.run(&["HGET", RECORDS, id]);
+        text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
+    };
+    wait::until("all masters to have the claims", SOON, async || {
+        servers.iter().all(|server| !kept(server, "run").is_null() && !kept(server, "other").is_null())
+    })
+    .await;
+    // One of them has taken a result that no other has heard of; of one of the runs it has another attempt, too.
+    let mut run = kept(&servers[0], "run");
+    run["r"] = json!({"run-1": "1{\"code\":0}"});
+    let mut other = kept(&servers[0], "other");
+    (other["n"], other["r"]) = (json!("other-2"), json!({"other-2": "1{\"code\":0}"}));
+    let () = servers[0].run(&["HSET", RECORDS, "run", &run.to_string(), "other", &other.to_string()]);
+    // Whoever reads hears of it.
+    servers[2].kill();
+    let read = ledger.read(vec!["run".into()]).await.unwrap();
+    assert_eq!(read[0].results, [result("run-1", true)]);
+    assert_eq!(kept(&servers[1], "run")["r"].get("run-1"), None, "a minority has it");
+
+    let confirmed = ledger.read_confirmed(vec!["run".into(), "other".into()]).await.unwrap();
+    assert_eq!(confirmed.iter().map(|it| &*it.id).collect::<Vec<_>>(), ["run"], "no majority can have the other");
+    assert_eq!(confirmed[0].results, [result("run-1", true)]);
+    assert_eq!(kept(&servers[1], "run")["r"]["run-1"], run["r"]["run-1"], "now most of them have it");
 }
 
 #[tokio::test]

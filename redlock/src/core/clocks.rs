@@ -106,10 +106,14 @@ impl Core {
     /// much. `None` before one has answered.
     ///
     /// No tick is due before it is due by this: clocks of a minority that are ahead must not run what the others hold to be
-    /// the future. A node that was not heard may be behind all others.
+    /// the future. A node that was not heard may be behind all others, and so may one that was heard a lease before them:
+    /// its clock and ours have parted since.
     #[must_use]
     pub fn time_offset(&self) -> Option<i128> {
-        let mut known: Vec<_> = self.nodes.iter().filter_map(|node| Some(node.clock.reading?.low)).collect();
+        let readings = || self.nodes.iter().filter_map(|node| node.clock.reading);
+        let newest = readings().map(|it| it.at).max()?;
+        let recent = readings().filter(|it| newest.since(it.at) <= self.timing.ttl);
+        let mut known: Vec<_> = recent.map(|it| it.low).collect();
         known.sort_unstable();
         let from_above = if self.rules.hold(Rule::MedianTime) { self.majority() } else { 1 };
         known.get(known.len().saturating_sub(from_above)).copied()
@@ -170,6 +174,22 @@ mod tests {
         assert_eq!(hear(2, 0), Some(0), "two that were not heard may be behind, and that is the median then");
         assert_eq!(hear(3, 10), Some(9));
         assert_eq!(hear(4, 20), Some(19), "all are heard: it is the one in the middle");
+    }
+
+    #[test]
+    fn who_was_heard_long_ago_tells_no_time() {
+        let agent = crate::AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
+        let timing = crate::Timing { ttl: Duration::from_secs(10) };
+        let rules = Rules::default();
+        let mut core = Core::new(crate::core::Config { agent, nodes: 3, timing, floor: 0, rules });
+        let mut hear = |node: usize, reading| {
+            core.nodes[node].clock.reading = Some(reading);
+            core.time_offset().map(|offset| offset / 1_000_000)
+        };
+        hear(0, at(100, 500));
+        hear(1, at(110, 300));
+        assert_eq!(hear(2, at(110, 100)), Some(299));
+        assert_eq!(hear(1, at(111, 300)), Some(99), "the first may have fallen behind both");
     }
 
     #[test]
