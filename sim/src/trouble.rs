@@ -317,6 +317,9 @@ impl World {
     pub(crate) fn jump(&mut self, id: NodeId, by: i64) {
         self.say(|| format!("the clock of n{id} jumps by {} ms", by / 1_000_000));
         self.now_by_median();
+        if by < 0 && self.with_engine {
+            self.clocks_go_back();
+        }
         let now = self.now;
         let server = &mut self.nodes[id];
         server.clock.jump(now, by);

@@ -236,6 +236,13 @@ impl World {
         part + i128::from(5 * MS)
     }
 
+    /// The clock of a node is about to go back. Who leads goes by what it showed before until the next answer, for a lease
+    /// at most.
+    pub(crate) fn clocks_go_back(&mut self) {
+        let lease = i128::from(nanos(self.longest_ttl));
+        self.watch.high = self.watch.high.max(self.now_by_median() + lease * 3 / 2);
+    }
+
     fn is_past(&mut self, time: Timestamp) -> bool {
         self.now_by_median();
         self.watch.high + self.slack() >= time.as_nanosecond()
@@ -370,7 +377,7 @@ impl World {
     }
 
     /// A tick is of the timetable that was in force when it came, or that its leader had to take for that: files are on
-    /// their way for a ttl at most. A leader whose machine stood still, clock and all, is behind in time until it hears of the
+    /// their way for a ttl at most, and nobody who reads them stands still for more than three. A leader whose machine stood still, clock and all, is behind in time until it hears of the
     /// masters' again, for a lease at most.
     fn is_in_force(&self, name: &str, tick: Timestamp, start: &Start) -> Result<(), Violation> {
         let Some(tables) = self.watch.timetables.get(name) else { return Ok(()) };
@@ -378,7 +385,7 @@ impl World {
             return Ok(());
         }
         let (slack, way) = (self.slack(), i128::from(nanos(self.plan.ttl)));
-        let until = |next: &Timetable| next.since + slack + if next.calm { 0 } else { way };
+        let until = |next: &Timetable| next.since + slack + if next.calm { 0 } else { 4 * way };
         let is_of = |(at, table): (usize, &Timetable)| {
             let fits = |every: u64| tick.as_nanosecond() % i128::from(every * MS) == 0;
             table.every.is_some_and(fits)
