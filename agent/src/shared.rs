@@ -272,6 +272,15 @@ impl Shared {
         self.takes.send_if_modified(|takes| takes.insert(name.to_owned(), stage) != Some(stage));
     }
 
+    /// Whether a schedule is still to take over one of the app's own, or has done so and not cleared what told it how.
+    #[must_use]
+    pub fn takes_over(&self) -> bool {
+        let takes = self.takes.borrow();
+        let loaded = self.loaded();
+        let mut wanted = loaded.iter().flat_map(|it| &it.file.schedules).filter(|it| it.takes_over.is_some());
+        wanted.any(|schedule| takes.get(&schedule.name) != Some(&Takes::Cleared))
+    }
+
     /// Decides how a schedule takes over one of the app's own.
     pub fn hand_over(&self, name: &str, handover: &Handover) {
         self.handovers.send_if_modified(|handovers| {

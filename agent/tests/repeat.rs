@@ -349,9 +349,9 @@ async fn old_jobs_are_removed_but_for_so_many() {
     assert_eq!(bench.store.trim(&mut bench.connection, "failed", 0).await.unwrap(), 0);
 }
 
-fn taker(token: u64) -> takeover::store::Store {
-    let file = json!({"role": "queue", "prefix": "bull_shop:queue", "queue": "||a-base||schedule"});
-    takeover::store::Store::new(&serde_json::from_value(file).unwrap(), token)
+fn taker(kind: Kind, token: u64) -> takeover::store::Store {
+    let file = json!({"role": "queue", "prefix": "bull_shop:queue", "queue": &kind.queue[1..]});
+    takeover::store::Store::new(&serde_json::from_value(file).unwrap(), kind.generation, token)
 }
 
 fn tick_of(id: &str) -> Timestamp {
@@ -364,7 +364,7 @@ async fn a_schedule_is_taken_out_with_its_next_tick_and_no_other_one() {
     let mut bench = Bench::new(V4).await;
     let id = bench.bullmq(&["add", ".shop.nightly", r#"{"every":3600000}"#]);
     let other = bench.bullmq(&["add", ".shop.nightly2", r#"{"every":3600000}"#]);
-    let taker = taker(7);
+    let taker = taker(V4, 7);
     let connection = &mut bench.connection;
     assert_eq!(taker.release(connection, "shop.nightly", V4.queue).await.unwrap(), Release::Done);
     assert_eq!(taker.release(connection, "shop.nightly", V4.queue).await.unwrap(), Release::Done, "as it was");
@@ -377,7 +377,7 @@ async fn a_schedule_is_taken_out_with_its_next_tick_and_no_other_one() {
     assert_eq!(taker.decided(connection, "shop.nightly").await.unwrap(), None);
     assert_eq!(taker.decide(connection, "shop.nightly", &decided).await.unwrap(), None);
     assert_eq!(taker.decided(connection, "shop.nightly").await.unwrap(), Some(decided.clone()));
-    let old = self::taker(6);
+    let old = self::taker(V4, 6);
     assert_eq!(old.release(connection, "shop.nightly2", V4.queue).await.unwrap(), Release::Fenced(7));
     assert_eq!(old.decide(connection, "shop.nightly", &decided).await.unwrap(), Some(7));
     assert_eq!(taker.forget(connection, "shop.nightly2").await.unwrap(), None, "of another one");
@@ -401,7 +401,7 @@ async fn a_tick_that_an_app_is_at_is_waited_for_until_the_app_has_died() {
     bench.bullmq(&["add", ".shop.often", r#"{"every":1000}"#]);
     let (worker, mut begun) = Worker::at_work(&bench, "600000");
     let first = begun.next().unwrap()["job"].as_str().unwrap().to_owned();
-    let taker = taker(7);
+    let taker = taker(V4, 7);
     let at_work = Release::AtWork(first.clone());
     assert_eq!(taker.release(&mut bench.connection, "shop.often", V4.queue).await.unwrap(), at_work);
     assert_eq!(bench.bullmq(&["list"])[0]["name"], ".shop.often", "nothing was changed");

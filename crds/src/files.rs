@@ -168,7 +168,7 @@ pub struct Guard {
     pub history: Option<History>,
 }
 
-/// Where the app's own schedules are, which are repeatable jobs of `BullMQ`, and which of them can be taken over.
+/// Where the app's own schedules are, as `BullMQ` repeats them for its generation, and which of them can be taken over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Takeover {

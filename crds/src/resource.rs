@@ -627,7 +627,7 @@ pub struct Schedule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "instances_schema")]
     pub instances: Option<Value>,
-    /// A schedule of the app's own, <module>.<schedule>, that this one replaces once no pod runs it any more (CabloyJS 4).
+    /// A schedule of the app's own, <module>.<schedule>, that this one replaces once no pod runs it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$')").message("must be a schedule of the app's own as <module>.<schedule>, such as shop-report.nightly"))]

@@ -452,6 +452,9 @@ function hookStartups(app, { guardsStartups }) {
 /** What the job of a tick returns that is left to the agents. They know these words. */
 const LEFT = 'left to the agents of cabloy-operator';
 
+/** What the name of a worker of Vona begins with, before the schedules that its app leaves to the agents. They know these words. */
+const LEAVES = 'cabloy-agent/leaves/';
+
 /** The apps of this process whose schedules are looked after. */
 const looked = new WeakSet();
 
@@ -563,7 +566,25 @@ function vonaConfig(boot) {
   if (roles.size > 0) merge(config, { redis: { clients } });
   // for clients that only the image knows
   if (clients.default) merge(config, { redis: { base: Object.assign({}, clients.default, { keyPrefix: undefined }) } });
+  merge(config, { onions: leavingSchedules(boot) });
   return config;
+}
+
+/**
+ * Has the app not run the schedules that the agents run in their place. Of those that it does not have nothing is read.
+ * - It adds none of them: BullMQ adds nothing whose limit is none. What was there before under its name would be removed first,
+ *   and that is looked for in another queue, which every app with instances has.
+ * - It takes ticks of them while there are pods that do, and leaves each, for the one that was added has another time zone. If it
+ *   deleted the schedule then, as it does with one that is disabled, a pod that still runs it would lack the ticks after that.
+ * - The job of each tick has the name of the worker that took it last, and so says whether the tick was left. It has one also where
+ *   nothing is left: that of a pod which died would stay otherwise.
+ */
+function leavingSchedules({ takesOver }) {
+  const schedule = {};
+  for (const name of takesOver) {
+    schedule[name.replace('.', ':')] = { queue: 'a-orm:doubleDelete', repeat: { limit: 0, tz: LEFT } };
+  }
+  return { schedule, queue: { 'a-schedule:schedule': { options: { worker: { name: `${LEAVES}${takesOver.join(',')}` } } } } };
 }
 
 /**

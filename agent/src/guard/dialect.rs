@@ -49,6 +49,15 @@ impl Dialect {
         }
     }
 
+    /// How the names of the jobs of a schedule, `<module>.<schedule>`, go on after the instance's and a dot.
+    #[must_use]
+    pub fn bean(self, schedule: &str) -> String {
+        match (self, schedule.split_once('.')) {
+            (Self::Scheduler, Some((module, name))) => format!("{module}.schedule.{name}"),
+            (Self::Scheduler, None) | (Self::Repeatable, _) => schedule.to_owned(),
+        }
+    }
+
     /// What stands in the set `repeat` for a schedule.
     #[must_use]
     pub fn member(self, key: &str) -> &str {
@@ -167,6 +176,12 @@ mod tests {
         let name = ("name", ".shop.schedule.tick");
         let options = ("opts", r#"{"removeOnFail":100}"#);
         assert_eq!(fields, [name, ("ic", "3"), ("every", "2000"), ("offset", "919"), options]);
+    }
+
+    #[test]
+    fn jobs_are_named_by_their_beans() {
+        assert_eq!(Dialect::Repeatable.bean("shop-report.nightly"), "shop-report.nightly");
+        assert_eq!(Dialect::Scheduler.bean("shop-report.nightly"), "shop-report.schedule.nightly");
     }
 
     #[test]

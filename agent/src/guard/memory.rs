@@ -61,7 +61,8 @@ pub struct Revisions {
     pub newest: BTreeSet<String>,
     /// All that are known.
     pub all: BTreeSet<String>,
-    /// Schedules, `<module>.<schedule>`, that others are run in the place of: nobody wants them back.
+    /// Schedules, as [`Dialect::bean`](super::dialect::Dialect::bean) names them, that others are run in the place of: nobody
+    /// wants them back.
     pub taken_over: BTreeSet<String>,
 }
 

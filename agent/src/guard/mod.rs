@@ -31,6 +31,7 @@ use crate::lead::while_leading;
 use crate::masters::node::{NodeError, classify, reason};
 use crate::shared::Shared;
 use crate::startup::Place;
+use dialect::Dialect;
 use memory::{Memory, Missing, Revisions, Snapshot};
 use store::{Journal, Keys, PutBack, Store};
 
@@ -92,7 +93,9 @@ fn revisions(file: &AgentFile, guard: &GuardFile, place: &Place) -> Revisions {
     // Outside Kubernetes nobody says which is the newest.
     let newest = if guard.newest.is_empty() { own } else { guard.newest.clone() };
     let all = file.revisions.keys().chain(&newest).cloned().collect();
-    let taken_over = file.schedules.iter().filter_map(|schedule| schedule.takes_over.clone()).collect();
+    let dialect = Dialect::of(file.app.generation);
+    let natives = file.schedules.iter().filter_map(|schedule| schedule.takes_over.as_deref());
+    let taken_over = natives.map(|native| dialect.bean(native)).collect();
     Revisions { newest, all, taken_over }
 }
 
@@ -200,7 +203,9 @@ impl Guard {
         if !stale.is_empty() {
             open.store.forget(connection, &stale).await?;
         }
-        if let Some(history) = file.history.filter(|_| Instant::now() >= self.trim_at) {
+        // Who takes schedules over learns from old jobs what apps have left.
+        let may_trim = Instant::now() >= self.trim_at && !self.shared.takes_over();
+        if let Some(history) = file.history.filter(|_| may_trim) {
             self.trim_at = Instant::now() + TRIM;
             for (state, keep) in [("completed", history.completed), ("failed", history.failed)] {
                 let Some(keep) = keep else { continue };

@@ -1,7 +1,8 @@
 //! Schedules that take the place of one of the app's own, which is a repeatable job of `BullMQ`.
 //!
 //! The operator has the app's pods booted such that their app does not run it (the preload): an app that takes a tick of it
-//! leaves the tick to the agents, and says so in the queue. Pods that were there before run the ticks that they take. So
+//! leaves the tick to the agents, and says so in the queue: in `CabloyJS` 4 by what the tick's job returns, in Vona by the name
+//! of the worker that took it. Pods that were there before run the ticks that they take. So
 //! each tick is run by its app, or left, until the operator knows that no pod is of the kind that runs it. Then the leader
 //! takes what is left of the schedule out of the queues, in one step each, and knows all: which ticks were left, for which
 //! instances, and with which tick each instance would have gone on. From that follows what its own schedule begins with
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use cabloy_crds::agent_status::Problem;
 use cabloy_crds::files::{Schedule, Takeover};
+use cabloy_crds::vocabulary::Generation;
 use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -72,27 +74,29 @@ impl Taker {
             let Some(loaded) = self.shared.loaded() else { return };
             let takes: Vec<_> = loaded.file.schedules.iter().filter(|it| it.takes_over.is_some()).collect();
             let pause = match &loaded.file.takeover {
-                Some(file) if self.has_work(&takes) => match self.step(file, &takes).await {
-                    Ok(Looked::Waits(waits)) => {
-                        let pace = if waits.is_empty() { CALM } else { PACE };
-                        self.shared.show_takeovers(waits, None);
-                        pace
+                Some(file) if self.has_work(&takes) => {
+                    match self.step(file, loaded.file.app.generation, &takes).await {
+                        Ok(Looked::Waits(waits)) => {
+                            let pace = if waits.is_empty() { CALM } else { PACE };
+                            self.shared.show_takeovers(waits, None);
+                            pace
+                        }
+                        Ok(Looked::Fenced(token)) => {
+                            self.elector.raise(token);
+                            return;
+                        }
+                        Err(error) => {
+                            tracing::warn!(reason = error.reason(), %error, "schedules of the app's own are not taken over");
+                            let problem = Problem {
+                                reason: "NotTakenOver".into(),
+                                message: format!("schedules of the app's own are not taken over: {error}"),
+                                path: None,
+                            };
+                            self.shared.show_takeovers(BTreeMap::new(), Some(problem));
+                            CALM
+                        }
                     }
-                    Ok(Looked::Fenced(token)) => {
-                        self.elector.raise(token);
-                        return;
-                    }
-                    Err(error) => {
-                        tracing::warn!(reason = error.reason(), %error, "schedules of the app's own are not taken over");
-                        let problem = Problem {
-                            reason: "NotTakenOver".into(),
-                            message: format!("schedules of the app's own are not taken over: {error}"),
-                            path: None,
-                        };
-                        self.shared.show_takeovers(BTreeMap::new(), Some(problem));
-                        CALM
-                    }
-                },
+                }
                 Some(_) | None => {
                     self.shared.show_takeovers(BTreeMap::new(), None);
                     Duration::MAX
@@ -113,20 +117,22 @@ impl Taker {
     }
 
     /// Looks once, and does what there is to do.
-    async fn step(&mut self, file: &Takeover, takes: &[&Schedule]) -> Result<Looked, Error> {
+    async fn step(&mut self, file: &Takeover, generation: Generation, takes: &[&Schedule]) -> Result<Looked, Error> {
         let shared = Arc::clone(&self.shared);
-        with_role(&shared, &file.role, async |mut connection| self.look(&mut connection, file, takes).await).await
+        let look = async |mut connection| self.look(&mut connection, file, generation, takes).await;
+        with_role(&shared, &file.role, look).await
     }
 
     async fn look(
         &mut self,
         connection: &mut MultiplexedConnection,
         file: &Takeover,
+        generation: Generation,
         takes: &[&Schedule],
     ) -> Result<Looked, Failed> {
-        let store = match self.store.take().filter(|store| store.is_of(file)) {
+        let store = match self.store.take().filter(|store| store.is_of(file, generation)) {
             Some(store) => store,
-            None => Store::new(file, self.term.token()),
+            None => Store::new(file, generation, self.term.token()),
         };
         let store = self.store.insert(store);
         let (mut waits, mut cleared) = (BTreeMap::new(), BTreeSet::new());
@@ -139,6 +145,8 @@ impl Taker {
             }
             let fenced = match stage {
                 Some(Takes::Waits) if !file.released.contains(native) => {
+                    store.queues.look(connection).await?;
+                    store.keep_jobs(connection, native).await?;
                     waits.insert(name.clone(), format!("every pod to boot without {native}, as the operator sees to"));
                     None
                 }

@@ -3,14 +3,14 @@
 --   {0, id}     an app is at work at a job of it: nothing was done
 --   {3, token}  a leader with a higher token has been here: nothing was done
 --   {4, key, type} a key is not what BullMQ makes of it: nothing was done
---   KEYS  repeat, delayed, wait, paused, active, stalled, events, ticks that are left to the agents, takeovers
+--   KEYS  repeat, delayed, wait, paused, prioritized, active, stalled, events, ticks that are left to the agents, takeovers
 --   ARGV  the leader's token, what the keys of the queue begin with, the name of its jobs, the schedule and its queue
-local rep, delayed, wait, paused, active, stalled, events, left, takeovers = unpack(KEYS)
+local rep, delayed, wait, paused, prioritized, active, stalled, events, left, takeovers = unpack(KEYS)
 local token, prefix, name, place = unpack(ARGV)
 
 -- What a script has written stays when it breaks off, so nothing may go wrong once it has begun to write.
 local types = {
-  [rep] = 'zset', [delayed] = 'zset', [wait] = 'list', [paused] = 'list', [active] = 'list', [stalled] = 'set',
+  [rep] = 'zset', [delayed] = 'zset', [wait] = 'list', [paused] = 'list', [prioritized] = 'zset', [active] = 'list', [stalled] = 'set',
   [events] = 'stream', [left] = 'zset', [takeovers] = 'hash',
 }
 for key, wanted in pairs(types) do
@@ -45,17 +45,24 @@ redis.call('HSET', takeovers, 'token', token)
 local function tick_of(id)
   return string.match(id, ':(%d+)$')
 end
+local function leave(id)
+  redis.call('DEL', prefix .. id)
+  redis.call('XADD', events, '*', 'event', 'removed', 'jobId', id)
+  if tick_of(id) then
+    redis.call('ZADD', left, tick_of(id), place .. ' ' .. id)
+  end
+end
 -- Ticks that were to be taken, or taken once more, by an app that would have left them to us.
 for list, ids in pairs({[active] = at_work, [wait] = ours(redis.call('LRANGE', wait, 0, -1)), [paused] = ours(redis.call('LRANGE', paused, 0, -1))}) do
   for _, id in ipairs(ids) do
     redis.call('LREM', list, 0, id)
     redis.call('SREM', stalled, id)
-    redis.call('DEL', prefix .. id)
-    redis.call('XADD', events, '*', 'event', 'removed', 'jobId', id)
-    if tick_of(id) then
-      redis.call('ZADD', left, tick_of(id), place .. ' ' .. id)
-    end
+    leave(id)
   end
+end
+for _, id in ipairs(ours(redis.call('ZRANGE', prioritized, 0, -1))) do
+  redis.call('ZREM', prioritized, id)
+  leave(id)
 end
 local next
 local function note(tick)
@@ -64,16 +71,24 @@ local function note(tick)
   end
 end
 for _, key in ipairs(redis.call('ZRANGE', rep, 0, -1)) do
-  if string.sub(key, 1, #name + 1) == name .. ':' then
+  -- A repeatable job is there by its name and when it repeats, a job scheduler by its name alone, with a hash of its own.
+  if key == name or string.sub(key, 1, #name + 1) == name .. ':' then
     note(redis.call('ZSCORE', rep, key))
     redis.call('ZREM', rep, key)
+    redis.call('DEL', rep .. ':' .. key)
   end
 end
+local scheduled = next
 for _, id in ipairs(ours(redis.call('ZRANGE', delayed, 0, -1))) do
-  note(tick_of(id))
   redis.call('ZREM', delayed, id)
-  redis.call('DEL', prefix .. id)
-  redis.call('XADD', events, '*', 'event', 'removed', 'jobId', id, 'prev', 'delayed')
+  if scheduled and tick_of(id) and tonumber(tick_of(id)) < tonumber(scheduled) then
+    -- It was taken before, and failed, and was to be tried once more.
+    leave(id)
+  else
+    note(tick_of(id))
+    redis.call('DEL', prefix .. id)
+    redis.call('XADD', events, '*', 'event', 'removed', 'jobId', id, 'prev', 'delayed')
+  end
 end
 -- What comes before it has been taken by an app, which ran it or left it to us.
 if next then

@@ -1,17 +1,21 @@
 //! What is read and written in the Redis of the app's queues to take over a schedule of the app's own.
 //!
 //! Under the prefix of the app's queues: `cabloy-agent:left`, the ticks that apps have taken and not run, as the preload
-//! notes them; and `cabloy-agent:takeovers`, the next tick of each schedule that was taken out of a queue, and what was made
-//! of all that.
+//! notes them, and those that none will take; and `cabloy-agent:takeovers`, the next tick of each schedule that was taken out
+//! of a queue, and what was made of all that. Nothing can be noted by a Vona app, which has its code in one file: there the
+//! job of a tick says by whom it was taken, and that says what it leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cabloy_crds::files::Takeover;
+use cabloy_crds::vocabulary::Generation;
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, ParsingError, RedisResult, Script, Value};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
 
+use crate::guard::dialect::Dialect;
 use crate::guard::queues::Queues;
 use crate::guard::repeat::{name_of, split_id};
 use crate::guard::store::save;
@@ -19,6 +23,16 @@ use crate::schedule::{Handover, Rest};
 
 /// What the job of a tick returns that an app has left to the agents, as `BullMQ` stores it. The preload has the same words.
 const LEFT: &str = r#""left to the agents of cabloy-operator""#;
+
+/// What the name of a worker of Vona begins with; the schedules that its app leaves to the agents come after it. The preload
+/// has the same words.
+const LEAVES: &str = "cabloy-agent/leaves/";
+
+/// Jobs of schedules that are over for longer than this are not looked at, in milliseconds.
+const RECENT: i64 = 24 * 3_600_000;
+
+/// So many jobs are looked at at once.
+const PAGE: usize = 1_000;
 
 /// How a schedule was taken out of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +80,7 @@ pub struct Decided {
 pub struct Store {
     prefix: String,
     queue: String,
+    dialect: Dialect,
     token: u64,
     /// All that are known.
     pub queues: Queues,
@@ -74,20 +89,29 @@ pub struct Store {
 impl Store {
     /// Of the queues that the files name.
     #[must_use]
-    pub fn new(file: &Takeover, token: u64) -> Self {
+    pub fn new(file: &Takeover, generation: Generation, token: u64) -> Self {
         let Takeover { prefix, queue, .. } = file;
         let queues = Queues::new(prefix, queue);
-        Self { prefix: prefix.clone(), queue: queue.clone(), token, queues }
+        Self { prefix: prefix.clone(), queue: queue.clone(), dialect: Dialect::of(generation), token, queues }
     }
 
     /// Whether it is about these queues.
     #[must_use]
-    pub fn is_of(&self, file: &Takeover) -> bool {
-        self.prefix == file.prefix && self.queue == file.queue
+    pub fn is_of(&self, file: &Takeover, generation: Generation) -> bool {
+        self.prefix == file.prefix && self.queue == file.queue && self.dialect == Dialect::of(generation)
     }
 
     fn own(&self, name: &str) -> String {
         format!("{}:cabloy-agent:{name}", self.prefix)
+    }
+
+    fn of(&self, queue: &str, name: &str) -> String {
+        format!("{}:{queue}:{name}", self.prefix)
+    }
+
+    /// The name of the jobs of a schedule in a queue.
+    fn job_name(&self, native: &str, queue: &str) -> String {
+        format!("{}.{}", self.instance(queue), self.dialect.bean(native))
     }
 
     /// The subdomain of the instance that a queue belongs to.
@@ -107,13 +131,12 @@ impl Store {
         queue: &str,
     ) -> RedisResult<Release> {
         let script = Script::new(include_str!("release.lua"));
-        let of = |name: &str| format!("{}:{queue}:{name}", self.prefix);
         let mut call = script.prepare_invoke();
-        for name in ["repeat", "delayed", "wait", "paused", "active", "stalled", "events"] {
-            call.key(of(name));
+        for name in ["repeat", "delayed", "wait", "paused", "prioritized", "active", "stalled", "events"] {
+            call.key(self.of(queue, name));
         }
         call.key(self.own("left")).key(self.own("takeovers"));
-        call.arg(self.token).arg(of("")).arg(format!("{}.{native}", self.instance(queue)));
+        call.arg(self.token).arg(self.of(queue, "")).arg(self.job_name(native, queue));
         call.arg(format!("{native} {queue}"));
         call.invoke_async(connection).await
     }
@@ -130,15 +153,41 @@ impl Store {
         self.queues.look(connection).await?;
         let mut pipe = redis::pipe();
         for queue in self.queues.names() {
-            pipe.cmd("ZRANGE").arg(format!("{}:{queue}:repeat", self.prefix)).arg(0).arg(-1);
+            pipe.cmd("ZRANGE").arg(self.of(queue, "repeat")).arg(0).arg(-1);
         }
         let keys: Vec<Vec<String>> = pipe.query_async(connection).await?;
-        let of = |key: &str| name_of(key).split_once('.').map(|(_, native)| native.to_owned());
-        let found = self.queues.names().iter().zip(&keys).flat_map(|(queue, keys)| {
-            let natives = keys.iter().filter_map(|key| of(key)).filter(|native| natives.contains(native.as_str()));
-            natives.map(|native| (native, queue.clone()))
-        });
-        Ok(found.collect())
+        let mut found = BTreeSet::new();
+        for (queue, keys) in self.queues.names().iter().zip(&keys) {
+            let names: BTreeSet<_> = keys.iter().map(|key| name_of(key)).collect();
+            let here = natives.iter().filter(|native| names.contains(&*self.job_name(native, queue)));
+            found.extend(here.map(|native| ((*native).to_owned(), queue.clone())));
+        }
+        Ok(found)
+    }
+
+    /// Has the jobs of a schedule stay when they are over, whatever the app says, if they are what says who took them: from
+    /// its next one on, for each takes the options of the one before.
+    ///
+    /// # Errors
+    /// The server does not answer, or with an error.
+    pub async fn keep_jobs(&self, connection: &mut MultiplexedConnection, native: &str) -> RedisResult<()> {
+        if self.dialect != Dialect::Scheduler {
+            return Ok(());
+        }
+        let mut pipe = redis::pipe();
+        for queue in self.queues.names() {
+            pipe.cmd("ZSCORE").arg(self.of(queue, "repeat")).arg(self.job_name(native, queue));
+        }
+        let ticks: Vec<Option<i64>> = pipe.query_async(connection).await?;
+        for (queue, tick) in self.queues.names().iter().zip(ticks) {
+            let Some(tick) = tick else { continue };
+            let job = self.of(queue, &format!("repeat:{}:{tick}", self.job_name(native, queue)));
+            let options: Option<String> = redis::cmd("HGET").arg(&job).arg("opts").query_async(connection).await?;
+            let Some((after, before)) = options.and_then(|before| Some((kept(&before)?, before))) else { continue };
+            let script = Script::new(include_str!("options.lua"));
+            script.key(job).arg(before).arg(after).invoke_async::<()>(connection).await?;
+        }
+        Ok(())
     }
 
     /// What there is left of a schedule that is in no queue any more.
@@ -156,22 +205,79 @@ impl Store {
             }
         }
         let marks = self.marks(connection, native).await?;
-        if marks.is_empty() {
-            return Ok(rest);
-        }
-        let mut pipe = redis::pipe();
-        for (queue, id) in &marks {
-            pipe.cmd("HMGET").arg(format!("{}:{queue}:{id}", self.prefix)).arg(&["name", "returnvalue"]);
-        }
-        let jobs: Vec<[Option<String>; 2]> = pipe.query_async(connection).await?;
-        for ((queue, id), [name, returned]) in marks.iter().zip(jobs) {
+        let mut left = Vec::new();
+        if !marks.is_empty() {
+            let mut pipe = redis::pipe();
+            for (queue, id) in &marks {
+                pipe.cmd("HMGET").arg(self.of(queue, id)).arg(&["name", "returnvalue"]);
+            }
+            let jobs: Vec<[Option<String>; 2]> = pipe.query_async(connection).await?;
+            let found = marks.into_iter().zip(jobs);
             // Where the app died before the job was over, another has taken it, and may have run it.
-            let is_left = name.is_none() || returned.as_deref() == Some(LEFT);
-            if let Some(tick) = split_id(id).and_then(|(_, tick)| moment(tick)).filter(|_| is_left) {
-                rest.left.entry(tick).or_default().insert(self.instance(queue).to_owned());
+            let of = found.filter(|(_, [name, returned])| name.is_none() || returned.as_deref() == Some(LEFT));
+            left.extend(of.map(|(mark, _)| mark));
+        }
+        left.extend(self.taken(connection, native).await?.into_iter().map(|job| (job.queue, job.id)));
+        for (queue, id) in left {
+            if let Some(tick) = split_id(&id).and_then(|(_, tick)| moment(tick)) {
+                rest.left.entry(tick).or_default().insert(self.instance(&queue).to_owned());
             }
         }
         Ok(rest)
+    }
+
+    /// The jobs that are over of ticks that were taken by an app which leaves them to us, where the job says who took it. It is
+    /// the last one who did that counts, and a job that failed there was not run either.
+    async fn taken(&self, connection: &mut MultiplexedConnection, native: &str) -> RedisResult<Vec<Taken>> {
+        let mut taken = Vec::new();
+        if self.dialect != Dialect::Scheduler {
+            return Ok(taken);
+        }
+        let [seconds, _]: [i64; 2] = redis::cmd("TIME").query_async(connection).await?;
+        let since = (seconds * 1_000 - RECENT).to_string();
+        for queue in self.queues.names() {
+            let ids = format!("repeat:{}:", self.job_name(native, queue));
+            for state in ["completed", "failed"] {
+                let over = self.over(connection, &self.of(queue, state), since.clone()).await?;
+                let ours: Vec<_> = over.into_iter().filter(|id| id.starts_with(&ids)).collect();
+                for page in ours.chunks(PAGE) {
+                    let mut pipe = redis::pipe();
+                    for id in page {
+                        pipe.cmd("HGET").arg(self.of(queue, id)).arg("pb");
+                    }
+                    let workers: Vec<Option<String>> = pipe.query_async(connection).await?;
+                    let left = page.iter().zip(workers).filter(|(_, worker)| leaves(worker.as_deref(), native));
+                    taken.extend(left.map(|(id, _)| Taken { queue: queue.clone(), state, id: id.clone() }));
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The jobs of a set that are over since then.
+    async fn over(
+        &self,
+        connection: &mut MultiplexedConnection,
+        set: &str,
+        mut since: String,
+    ) -> RedisResult<BTreeSet<String>> {
+        let mut ids = BTreeSet::new();
+        loop {
+            let mut range = redis::cmd("ZRANGEBYSCORE");
+            range.arg(set).arg(&since).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(PAGE);
+            let page: Vec<(String, String)> = range.query_async(connection).await?;
+            // The next page begins with the last time of this one, unless all of it is of that.
+            let next = match (page.first(), page.last()) {
+                (Some((_, first)), Some((_, last))) if page.len() == PAGE && first == last => Some(format!("({last}")),
+                (_, Some((_, last))) if page.len() == PAGE => Some(last.clone()),
+                _ => None,
+            };
+            ids.extend(page.into_iter().map(|(id, _)| id));
+            match next {
+                Some(next) => since = next,
+                None => return Ok(ids),
+            }
+        }
     }
 
     /// The jobs of ticks that apps say they leave to us: the queue and the id of each.
@@ -227,6 +333,17 @@ impl Store {
             let members: Vec<_> = marks.iter().map(|(queue, id)| format!("{native} {queue} {id}")).collect();
             redis::cmd("ZREM").arg(self.own("left")).arg(members).query_async::<()>(connection).await?;
         }
+        let taken = self.taken(connection, native).await?;
+        for page in taken.chunks(PAGE) {
+            let mut pipe = redis::pipe();
+            pipe.atomic();
+            for Taken { queue, state, id } in page {
+                let job = self.of(queue, id);
+                pipe.cmd("ZREM").arg(self.of(queue, state)).arg(id).ignore();
+                pipe.cmd("DEL").arg(&job).arg(format!("{job}:logs")).ignore();
+            }
+            pipe.query_async::<()>(connection).await?;
+        }
         if gone.is_empty() {
             return Ok(None);
         }
@@ -234,7 +351,65 @@ impl Store {
     }
 }
 
+/// A job that is over, of a tick that was left to us.
+struct Taken {
+    queue: String,
+    /// The set it is in.
+    state: &'static str,
+    id: String,
+}
+
+/// Whether the app of a worker, by its name, leaves a schedule to us.
+fn leaves(worker: Option<&str>, native: &str) -> bool {
+    worker.and_then(|name| name.strip_prefix(LEAVES)).is_some_and(|left| left.split(',').any(|it| it == native))
+}
+
+/// The options of a job that is to stay when it is over; none if it does.
+fn kept(options: &str) -> Option<String> {
+    let mut options: Map<String, Json> = serde_json::from_str(options).ok()?;
+    let mut changed = false;
+    for option in ["removeOnComplete", "removeOnFail"] {
+        changed |= options.insert(option.to_owned(), false.into()) != Some(false.into());
+    }
+    changed.then(|| Json::Object(options).to_string())
+}
+
 /// A tick, which `BullMQ` has in milliseconds since the epoch.
 fn moment(tick: i64) -> Option<Timestamp> {
     Timestamp::from_millisecond(tick).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_says_what_its_app_leaves() {
+        let name = Some("cabloy-agent/leaves/shop-report.nightly,shop.tick");
+        assert!(leaves(name, "shop-report.nightly") && leaves(name, "shop.tick"));
+        for (worker, native) in [
+            (name, "shop-report.night"),
+            (name, "report.nightly"),
+            (Some("cabloy-agent/leaves/"), "shop.tick"),
+            (Some("shop.tick"), "shop.tick"),
+            (None, "shop.tick"),
+        ] {
+            assert!(!leaves(worker, native), "{worker:?} {native}");
+        }
+    }
+
+    #[test]
+    fn a_job_stays_by_its_options() {
+        let after = |options: Json| kept(&options.to_string()).map(|text| serde_json::from_str::<Json>(&text).unwrap());
+        let stays = json!({"attempts": 0, "removeOnComplete": false, "removeOnFail": false});
+        assert_eq!(after(json!({"attempts": 0})), Some(stays.clone()));
+        assert_eq!(
+            after(json!({"attempts": 0, "removeOnComplete": true, "removeOnFail": {"count": 3}})),
+            Some(stays.clone())
+        );
+        assert_eq!(after(stays), None);
+        assert_eq!(kept("{"), None);
+    }
 }

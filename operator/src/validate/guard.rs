@@ -17,8 +17,6 @@ const MAX_HISTORY: i32 = 100_000;
 struct Places {
     /// The role with the queues.
     queue: &'static str,
-    /// How queues of schedules are called after their instance.
-    schedules: &'static str,
     /// The role with the flags of startups.
     flags: &'static str,
     /// What the app calls the client that it keeps the flags by, and the prefix of its keys begins with.
@@ -40,7 +38,7 @@ pub(super) fn resolve(
     if !wanted {
         return None;
     }
-    let Some(places) = places(app) else {
+    let (Some(places), Some(schedules)) = (places(app), queue_of_schedules(app.generation)) else {
         refusals.push(Refusal::invalid(
             "nativeSchedules",
             "Guard is for the schedules of CabloyJS, and generation generic has none: remove it, or write Off",
@@ -65,18 +63,26 @@ pub(super) fn resolve(
     Some(files::Guard {
         role: places.queue.to_owned(),
         prefix: format!("bull_{}:queue", app.name),
-        queue: places.schedules.to_owned(),
+        queue: schedules.to_owned(),
         startups: StartupFlags { role: places.flags.to_owned(), keys: format!("{}{}", escape(&prefix), places.keys) },
         newest: BTreeSet::new(),
         history,
     })
 }
 
+/// How the queues of the app's own schedules are called after their instance.
+pub(super) fn queue_of_schedules(generation: Generation) -> Option<&'static str> {
+    match generation {
+        Generation::V4 => Some("||a-base||schedule"),
+        Generation::Vona => Some("||a-schedule.queue.schedule"),
+        Generation::Generic => None,
+    }
+}
+
 fn places(app: &App) -> Option<Places> {
     match app.generation {
         Generation::V4 => Some(Places {
             queue: QUEUE_ROLE,
-            schedules: "||a-base||schedule",
             flags: CACHE_ROLE,
             client: CACHE_ROLE,
             keys: "*:a-base:startupDebounce:*",
@@ -85,7 +91,6 @@ fn places(app: &App) -> Option<Places> {
             let of = |role| if has_one_connection(app) { DEFAULT_CONNECTION } else { role };
             Some(Places {
                 queue: of(QUEUE_ROLE),
-                schedules: "||a-schedule.queue.schedule",
                 flags: of(WORKER_ROLE),
                 client: WORKER_ROLE,
                 keys: "0!a-startup.cacheRedis.startupDebounce!startupDebounce:*",

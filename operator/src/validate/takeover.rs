@@ -8,7 +8,7 @@ use cabloy_crds::{
     resource::{App, Generation, Schedule},
 };
 
-use super::{Refusal, ResolvedRole};
+use super::{Refusal, ResolvedRole, guard::queue_of_schedules};
 
 /// What the resource asks for; which of them no pod runs any more is to be added.
 pub(super) fn resolve(
@@ -35,22 +35,25 @@ pub(super) fn resolve(
                 field,
                 "is for the schedules of CabloyJS, and generation generic has none: remove it",
             )),
-            Generation::Vona => refusals.push(Refusal::unsupported(
+            Generation::Vona if !app.merges_config() => refusals.push(Refusal::invalid(
                 field,
-                "is not supported yet for generation vona: remove it, and disable the schedule in the app",
+                "is said to an app of Vona by its configuration: merge it in config.ts (docs/preload.md), and set app.mergesConfig to true",
             )),
-            Generation::V4 if !roles.iter().any(|role| role.name == QUEUE_ROLE) => refusals.push(Refusal::invalid(
-                field,
-                "the app's own schedules are in the Redis of role queue, and there is none: add redis.roles.queue, or a connection named default",
-            )),
-            Generation::V4 => {}
+            Generation::V4 | Generation::Vona if !roles.iter().any(|role| role.name == QUEUE_ROLE) => {
+                refusals.push(Refusal::invalid(
+                    field,
+                    "the app's own schedules are in the Redis of role queue, and there is none: add redis.roles.queue, or a connection named default",
+                ));
+            }
+            Generation::V4 | Generation::Vona => {}
         }
         seen.push((name, native));
     }
-    (!seen.is_empty() && refusals.len() == before).then(|| files::Takeover {
+    let queue = queue_of_schedules(app.generation).filter(|_| !seen.is_empty() && refusals.len() == before)?;
+    Some(files::Takeover {
         role: QUEUE_ROLE.to_owned(),
         prefix: format!("bull_{}:queue", app.name),
-        queue: "||a-base||schedule".to_owned(),
+        queue: queue.to_owned(),
         released: BTreeSet::new(),
     })
 }
@@ -77,9 +80,15 @@ mod tests {
         let validated = sound(&json!({ "schedules": schedules(&["shop-report.nightly"]) }));
         let takeover = validated.takeover.unwrap();
         assert_eq!((&*takeover.role, &*takeover.prefix), ("queue", "bull_shop:queue"));
+        assert_eq!(takeover.queue, "||a-base||schedule");
         assert!(takeover.released.is_empty());
         assert_eq!(validated.schedules[0].takes_over.as_deref(), Some("shop-report.nightly"));
         assert_eq!(sound(&json!({})).takeover, None);
+
+        let app = json!({ "name": "shop", "generation": "vona", "mergesConfig": true });
+        let vona = sound(&json!({ "schedules": schedules(&["shop-report.nightly"]), "app": app })).takeover.unwrap();
+        assert_eq!((&*vona.role, &*vona.prefix), ("queue", "bull_shop:queue"));
+        assert_eq!(vona.queue, "||a-schedule.queue.schedule");
     }
 
     #[test]
@@ -92,8 +101,17 @@ mod tests {
             (json!({ "schedules": schedules(&["a.b.c"]) }), "schedules[s0].takesOver", "<module>.<schedule>"),
             (json!({ "schedules": schedules(&["a.b", "a.c", "a.b"]) }), "schedules[s2].takesOver", "by s0 already"),
             (json!({ "schedules": one(), "app": app("generic") }), "schedules[s0].takesOver", "remove it"),
-            (json!({ "schedules": one(), "app": app("vona") }), "schedules[s0].takesOver", "not supported yet"),
+            (
+                json!({ "schedules": one(), "app": app("vona") }),
+                "schedules[s0].takesOver",
+                "set app.mergesConfig to true",
+            ),
             (json!({ "schedules": one(), "redis": redis }), "schedules[s0].takesOver", "add redis.roles.queue"),
+            (
+                json!({ "schedules": one(), "redis": redis, "app": { "name": "shop", "generation": "vona", "mergesConfig": true } }),
+                "schedules[s0].takesOver",
+                "add redis.roles.queue",
+            ),
         ] {
             let refusals: Vec<_> = refused(&over).iter().map(ToString::to_string).collect();
             let named = refusals.iter().find(|text| text.starts_with(&format!("{field}:")));
