@@ -2,7 +2,7 @@
 //! lists and runs them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,17 +11,18 @@ use cabloy_agent::guard::dialect::Dialect;
 use cabloy_agent::guard::memory::{Memory, Seen};
 use cabloy_agent::guard::repeat::{Found, Job};
 use cabloy_agent::guard::store::{Keys, PutBack, Store};
-use cabloy_agent::schedule::Handover;
+use cabloy_agent::schedule::{Handover, Rest};
 use cabloy_agent::takeover;
 use cabloy_agent::takeover::store::{Decided, Release};
 use cabloy_crds::files::Guard;
 use cabloy_crds::vocabulary::Generation;
 use cabloy_tests::npm;
-use cabloy_tests::process::{bound, spawn};
+use cabloy_tests::process::{bound, signal, spawn};
 use cabloy_tests::redis::Redis;
 use cabloy_tests::{require, wait};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use redis::aio::MultiplexedConnection;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// How an app of each generation keeps its schedules.
@@ -141,16 +142,24 @@ struct Worker(Child);
 
 impl Worker {
     fn start(bench: &Bench) -> (Self, impl Iterator<Item = Value> + use<>) {
-        Self::at_work(bench, "0")
+        Self::at_work(bench, &["0"])
     }
 
-    /// One that takes so many milliseconds for each job.
-    fn at_work(bench: &Bench, ms: &str) -> (Self, impl Iterator<Item = Value> + use<>) {
-        let mut command = bench.command(&["work", ms]);
+    /// One that takes so many milliseconds for each job, and may have a name.
+    fn at_work(bench: &Bench, args: &[&str]) -> (Self, impl Iterator<Item = Value> + use<>) {
+        let mut command = bench.command(&[&["work"], args].concat());
         command.stdout(Stdio::piped());
         let mut process = spawn(command).unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         (Self(process), output.lines().map_while(Result::ok).map(|line| serde_json::from_str(&line).unwrap()))
+    }
+}
+
+impl Worker {
+    /// Has it end what it has begun, and take no more.
+    fn end(mut self) {
+        signal(self.0.id(), Signal::TERM);
+        self.0.wait().unwrap();
     }
 }
 
@@ -358,65 +367,176 @@ fn tick_of(id: &str) -> Timestamp {
     Timestamp::from_millisecond(id.rsplit_once(':').unwrap().1.parse().unwrap()).unwrap()
 }
 
+/// A schedule and how its jobs are named, in the default instance.
+fn named(kind: Kind, name: &str) -> (String, String) {
+    let native = format!("shop.{name}");
+    let jobs = format!(".{}", kind.dialect().bean(&native));
+    (native, jobs)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schedule_is_taken_out_with_its_next_tick_and_no_other_one() {
     require!(npm::found());
-    let mut bench = Bench::new(V4).await;
-    let id = bench.bullmq(&["add", ".shop.nightly", r#"{"every":3600000}"#]);
-    let other = bench.bullmq(&["add", ".shop.nightly2", r#"{"every":3600000}"#]);
-    let taker = taker(V4, 7);
-    let connection = &mut bench.connection;
-    assert_eq!(taker.release(connection, "shop.nightly", V4.queue).await.unwrap(), Release::Done);
-    assert_eq!(taker.release(connection, "shop.nightly", V4.queue).await.unwrap(), Release::Done, "as it was");
-    let next = tick_of(id.as_str().unwrap());
-    let rest = taker.rest(connection, "shop.nightly").await.unwrap();
-    assert_eq!((rest.pending, rest.left.len()), (BTreeMap::from([(String::new(), next)]), 0));
+    for (kind, repeat) in [(V4, r#"{"every":3600000}"#), (VONA, r#"{"pattern":"0 3 * * *"}"#)] {
+        let mut bench = Bench::new(kind).await;
+        let ((native, jobs), (native2, jobs2)) = (named(kind, "nightly"), named(kind, "nightly2"));
+        let id = bench.bullmq(&["add", &jobs, repeat]);
+        let other = bench.bullmq(&["add", &jobs2, repeat]);
+        let mut taker = taker(kind, 7);
+        let connection = &mut bench.connection;
+        let both = BTreeSet::from([&*native, &*native2]);
+        let there = |native: &String| (native.clone(), kind.queue.to_owned());
+        assert_eq!(taker.present(connection, &both).await.unwrap(), [&native, &native2].map(there).into());
+        assert_eq!(taker.release(connection, &native, kind.queue).await.unwrap(), Release::Done);
+        assert_eq!(taker.release(connection, &native, kind.queue).await.unwrap(), Release::Done, "as it was");
+        assert_eq!(taker.present(connection, &both).await.unwrap(), [there(&native2)].into());
+        let next = tick_of(id.as_str().unwrap());
+        let rest = taker.rest(connection, &native).await.unwrap();
+        assert_eq!((rest.pending, rest.left.len()), (BTreeMap::from([(String::new(), next)]), 0));
 
-    let handover = Handover { owed: BTreeMap::from([(next, vec!["north".into()])]), missed: 1, from: next };
-    let decided = Decided { schedule: "s".into(), handover };
-    assert_eq!(taker.decided(connection, "shop.nightly").await.unwrap(), None);
-    assert_eq!(taker.decide(connection, "shop.nightly", &decided).await.unwrap(), None);
-    assert_eq!(taker.decided(connection, "shop.nightly").await.unwrap(), Some(decided.clone()));
-    let old = self::taker(V4, 6);
-    assert_eq!(old.release(connection, "shop.nightly2", V4.queue).await.unwrap(), Release::Fenced(7));
-    assert_eq!(old.decide(connection, "shop.nightly", &decided).await.unwrap(), Some(7));
-    assert_eq!(taker.forget(connection, "shop.nightly2").await.unwrap(), None, "of another one");
-    assert!(taker.decided(connection, "shop.nightly").await.unwrap().is_some());
-    assert_eq!(taker.forget(connection, "shop.nightly").await.unwrap(), None);
-    assert_eq!(taker.decided(connection, "shop.nightly").await.unwrap(), None);
-    assert_eq!(taker.rest(connection, "shop.nightly").await.unwrap(), cabloy_agent::schedule::Rest::default());
+        let handover = Handover { owed: BTreeMap::from([(next, vec!["north".into()])]), missed: 1, from: next };
+        let decided = Decided { schedule: "s".into(), handover };
+        assert_eq!(taker.decided(connection, &native).await.unwrap(), None);
+        assert_eq!(taker.decide(connection, &native, &decided).await.unwrap(), None);
+        assert_eq!(taker.decided(connection, &native).await.unwrap(), Some(decided.clone()));
+        let old = self::taker(kind, 6);
+        assert_eq!(old.release(connection, &native2, kind.queue).await.unwrap(), Release::Fenced(7));
+        assert_eq!(old.decide(connection, &native, &decided).await.unwrap(), Some(7));
+        assert_eq!(taker.forget(connection, &native2).await.unwrap(), None, "of another one");
+        assert!(taker.decided(connection, &native).await.unwrap().is_some());
+        assert_eq!(taker.forget(connection, &native).await.unwrap(), None);
+        assert_eq!(taker.decided(connection, &native).await.unwrap(), None);
+        assert_eq!(taker.rest(connection, &native).await.unwrap(), Rest::default());
 
-    assert_eq!(bench.bullmq(&["list"])[0]["name"], ".shop.nightly2");
-    assert_eq!(json!(bench.delayed()), json!([other]));
-    let _: i64 = bench.server.run(&["DEL", &bench.key("delayed")]);
-    let _: String = bench.server.run(&["SET", &bench.key("delayed"), "x"]);
-    let no_queue = Release::NoQueue { key: bench.key("delayed"), found: "string".into() };
-    assert_eq!(taker.release(&mut bench.connection, "shop.nightly2", V4.queue).await.unwrap(), no_queue);
+        assert_eq!(bench.bullmq(&["list"])[0]["name"], json!(jobs2));
+        assert!(bench.job(&format!("repeat:{jobs}")).is_empty());
+        assert_eq!(json!(bench.delayed()), json!([other]));
+        let _: i64 = bench.server.run(&["DEL", &bench.key("delayed")]);
+        let _: String = bench.server.run(&["SET", &bench.key("delayed"), "x"]);
+        let no_queue = Release::NoQueue { key: bench.key("delayed"), found: "string".into() };
+        assert_eq!(taker.release(&mut bench.connection, &native2, kind.queue).await.unwrap(), no_queue);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tick_that_an_app_is_at_is_waited_for_until_the_app_has_died() {
     require!(npm::found());
-    let mut bench = Bench::new(V4).await;
-    bench.bullmq(&["add", ".shop.often", r#"{"every":1000}"#]);
-    let (worker, mut begun) = Worker::at_work(&bench, "600000");
-    let first = begun.next().unwrap()["job"].as_str().unwrap().to_owned();
-    let taker = taker(V4, 7);
-    let at_work = Release::AtWork(first.clone());
-    assert_eq!(taker.release(&mut bench.connection, "shop.often", V4.queue).await.unwrap(), at_work);
-    assert_eq!(bench.bullmq(&["list"])[0]["name"], ".shop.often", "nothing was changed");
-    drop(worker);
-    assert_eq!(taker.release(&mut bench.connection, "shop.often", V4.queue).await.unwrap(), at_work, "who knows");
-    // As it would expire.
-    let _: i64 = bench.server.run(&["DEL", &bench.key(&format!("{first}:lock"))]);
-    assert_eq!(taker.release(&mut bench.connection, "shop.often", V4.queue).await.unwrap(), Release::Done);
-    let rest = taker.rest(&mut bench.connection, "shop.often").await.unwrap();
-    let first = tick_of(&first);
-    assert!(rest.left[&first].contains(""), "it is run once more: {rest:?}");
-    assert!(rest.pending[""] > first, "and goes on with the next: {rest:?}");
-    for list in ["active", "wait"] {
-        let ids: Vec<String> = bench.server.run(&["LRANGE", &bench.key(list), "0", "-1"]);
-        assert!(ids.iter().all(|id| id == "0"), "{list}: {ids:?}");
+    for kind in [V4, VONA] {
+        let mut bench = Bench::new(kind).await;
+        let (native, jobs) = named(kind, "often");
+        bench.bullmq(&["add", &jobs, r#"{"every":1000}"#]);
+        let (worker, mut begun) = Worker::at_work(&bench, &["600000"]);
+        let first = begun.next().unwrap()["job"].as_str().unwrap().to_owned();
+        let taker = taker(kind, 7);
+        let at_work = Release::AtWork(first.clone());
+        assert_eq!(taker.release(&mut bench.connection, &native, kind.queue).await.unwrap(), at_work);
+        assert_eq!(bench.bullmq(&["list"])[0]["name"], json!(jobs), "nothing was changed");
+        drop(worker);
+        assert_eq!(taker.release(&mut bench.connection, &native, kind.queue).await.unwrap(), at_work, "who knows");
+        // As it would expire.
+        let _: i64 = bench.server.run(&["DEL", &bench.key(&format!("{first}:lock"))]);
+        assert_eq!(taker.release(&mut bench.connection, &native, kind.queue).await.unwrap(), Release::Done);
+        let rest = taker.rest(&mut bench.connection, &native).await.unwrap();
+        let first = tick_of(&first);
+        assert!(rest.left[&first].contains(""), "it is run once more: {rest:?}");
+        assert!(rest.pending[""] > first, "and goes on with the next: {rest:?}");
+        for list in ["active", "wait"] {
+            let ids: Vec<String> = bench.server.run(&["LRANGE", &bench.key(list), "0", "-1"]);
+            assert!(ids.iter().all(|id| id == "0"), "{list}: {ids:?}");
+        }
+        assert_eq!((bench.bullmq(&["list"]), bench.delayed()), (json!([]), vec![]));
     }
-    assert_eq!((bench.bullmq(&["list"]), bench.delayed()), (json!([]), vec![]));
+}
+
+/// So many jobs as a worker takes them, up to which it is done with all.
+fn take(jobs: &mut impl Iterator<Item = Value>, count: usize) -> BTreeSet<String> {
+    jobs.take(count).map(|line| line["job"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_vona_the_worker_that_took_a_tick_last_says_whether_it_is_left() {
+    require!(npm::found());
+    let mut bench = Bench::new(VONA).await;
+    let (native, jobs) = named(VONA, "often");
+    let (_, other) = named(VONA, "other");
+    for name in [&jobs, &other] {
+        bench.bullmq(&["add", name, r#"{"pattern":"* * * * * *"}"#]);
+    }
+    let taker = taker(VONA, 7);
+    let completed = |bench: &Bench| -> BTreeSet<String> {
+        let ids: Vec<String> = bench.server.run(&["ZRANGE", &bench.key("completed"), "0", "-1"]);
+        ids.into_iter().filter(|id| id.contains(&jobs)).collect()
+    };
+    let mut of = Vec::new();
+    for worker in ["cabloy-agent/leaves/shop.night,shop.often", "cabloy-agent/leaves/"] {
+        let before = completed(&bench);
+        let (worker, mut taken) = Worker::at_work(&bench, &["0", worker]);
+        take(&mut taken, 6);
+        worker.end();
+        of.push(completed(&bench).difference(&before).cloned().collect::<BTreeSet<_>>());
+    }
+    let [left, run] = &of[..] else { unreachable!() };
+    assert!(left.len() >= 2 && run.len() >= 2, "{of:?}");
+    // One that was taken again, since the first to take it died.
+    let again = left.first().unwrap();
+    let _: i64 = bench.server.run(&["HSET", &bench.key(again), "pb", "cabloy-agent/leaves/"]);
+    // One that failed before it was left.
+    let failed = left.last().unwrap();
+    let score: String = bench.server.run(&["ZSCORE", &bench.key("completed"), failed]);
+    let _: i64 = bench.server.run(&["ZREM", &bench.key("completed"), failed]);
+    let _: i64 = bench.server.run(&["ZADD", &bench.key("failed"), &score, failed]);
+
+    let connection = &mut bench.connection;
+    assert_eq!(taker.release(connection, &native, VONA.queue).await.unwrap(), Release::Done);
+    let rest = taker.rest(connection, &native).await.unwrap();
+    let pending = rest.pending[""];
+    let ticks: BTreeSet<_> = left.iter().filter(|id| *id != again).map(|id| tick_of(id)).collect();
+    assert_eq!(rest.left.keys().copied().filter(|tick| *tick < pending).collect::<BTreeSet<_>>(), ticks, "{of:?}");
+    assert_eq!(taker.forget(connection, &native).await.unwrap(), None);
+    assert_eq!(taker.rest(connection, &native).await.unwrap(), Rest::default());
+    let kept: BTreeSet<_> = run.iter().chain([again]).cloned().collect();
+    assert_eq!(completed(&bench), kept);
+    assert!(bench.job(failed).is_empty() && !bench.job(again).is_empty());
+    assert_eq!(bench.server.run::<i64>(&["ZCARD", &bench.key("failed")]), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_vona_jobs_stay_until_it_is_known_who_took_them() {
+    require!(npm::found());
+    let mut bench = Bench::new(VONA).await;
+    let (native, jobs) = named(VONA, "often");
+    let add = ["add", &jobs, r#"{"pattern":"* * * * * *"}"#, r#"{"removeOnComplete":true,"attempts":3}"#];
+    bench.bullmq(&add);
+    let taker = taker(VONA, 7);
+    for _ in 0..2 {
+        taker.keep_jobs(&mut bench.connection, &native).await.unwrap();
+    }
+    let (worker, mut taken) = Worker::at_work(&bench, &["0", "cabloy-agent/leaves/shop.often"]);
+    let ids = take(&mut taken, 3);
+    worker.end();
+    for id in &ids {
+        let options: Value = serde_json::from_str(&bench.job(id)["opts"]).unwrap();
+        assert_eq!((&options["removeOnComplete"], &options["attempts"]), (&json!(false), &json!(3)), "{options}");
+    }
+    assert_eq!(taker.release(&mut bench.connection, &native, VONA.queue).await.unwrap(), Release::Done);
+    let rest = taker.rest(&mut bench.connection, &native).await.unwrap();
+    assert!(ids.iter().all(|id| rest.left.contains_key(&tick_of(id))), "{ids:?} {rest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_that_was_to_be_tried_once_more_is_left() {
+    require!(npm::found());
+    let mut bench = Bench::new(VONA).await;
+    let (native, jobs) = named(VONA, "nightly");
+    let next = bench.bullmq(&["add", &jobs, r#"{"pattern":"0 3 * * *"}"#]);
+    let next = next.as_str().unwrap();
+    let before = tick_of(next) - SignedDuration::from_hours(24);
+    let retried = format!("repeat:{jobs}:{}", before.as_millisecond());
+    let _: i64 = bench.server.run(&["HSET", &bench.key(&retried), "name", &jobs, "atm", "1"]);
+    let _: i64 = bench.server.run(&["ZADD", &bench.key("delayed"), "1", &retried]);
+    let taker = taker(VONA, 7);
+    assert_eq!(taker.release(&mut bench.connection, &native, VONA.queue).await.unwrap(), Release::Done);
+    let rest = taker.rest(&mut bench.connection, &native).await.unwrap();
+    assert_eq!(rest.pending, BTreeMap::from([(String::new(), tick_of(next))]));
+    assert_eq!(rest.left.into_keys().collect::<Vec<_>>(), [before]);
 }

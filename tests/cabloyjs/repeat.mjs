@@ -1,5 +1,5 @@
 // Schedules of a queue by the BullMQ of CabloyJS 4, or of Vona, itself. Says what it did as a line of JSON on stdout.
-//   NODE_PATH=… node repeat.mjs v4|vona PORT add NAME REPEAT | remove KEY | list | pause | work [MS]
+//   NODE_PATH=… node repeat.mjs v4|vona PORT add NAME REPEAT [OPTIONS] | remove KEY | list | pause | work [MS [WORKER]]
 import { createRequire } from 'node:module';
 import path from 'node:path';
 
@@ -20,18 +20,20 @@ const repeatable = {
 };
 const scheduler = {
   // as Vona does
-  add: (id, repeat) => queue.removeJobScheduler(id)
-    .then(() => queue.upsertJobScheduler(id, JSON.parse(repeat), { data: { about: id }, opts: { removeOnFail: 100 } }))
+  add: (id, repeat, opts = '{"removeOnFail":100}') => queue.removeJobScheduler(id)
+    .then(() => queue.upsertJobScheduler(id, JSON.parse(repeat), { data: { about: id }, opts: JSON.parse(opts) }))
     .then(job => job.id),
   remove: id => queue.removeJobScheduler(id),
   list: () => queue.getJobSchedulers(),
 };
 const commands = { ...(v4 ? repeatable : scheduler), pause: () => queue.pause() };
 if (command === 'work') {
-  new Worker(name, async job => {
+  const worker = new Worker(name, async job => {
     tell({ job: job.id, data: job.data, at: Date.now() });
     await new Promise(resolve => setTimeout(resolve, Number(args[0] || 0)));
-  }, options);
+  }, { ...options, name: args[1] });
+  // it ends what it has begun
+  process.once('SIGTERM', () => worker.close().then(() => process.exit()));
 } else {
   tell(await commands[command](...args));
   await queue.close();
