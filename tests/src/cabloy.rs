@@ -222,12 +222,7 @@ impl Builder<'_> {
         // Else pods would write their run folder into the project that they share.
         merge(&mut self.config, &json!({"rundir": dir.path().join("run")}));
         if let Some(boot) = &self.boot {
-            let folder = dir.path().join("boot");
-            fs::create_dir(&folder)?;
-            let preload = folder.join("preload.cjs");
-            fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../operator/preload/preload.cjs"), &preload)?;
-            fs::write(folder.join("boot.json"), boot.to_string())?;
-            self.env.insert("NODE_OPTIONS".to_owned(), format!("--require {}", preload.display()));
+            self.env.insert("NODE_OPTIONS".to_owned(), preload(dir.path(), boot)?);
         }
         let mut command = bound("node");
         command
@@ -244,8 +239,18 @@ impl Builder<'_> {
             .envs(&self.env);
         let log = dir.path().join("log");
         let group = Group::spawn(&self.name, command, &log)?;
-        Ok(Pod { group, port, dir, health: HEALTH })
+        Ok(Pod { group, port, dir, health: HEALTH, end: Signal::TERM })
     }
+}
+
+/// Puts the operator's preload script into a pod's folder, with that `boot.json`: the options of Node.js that run it.
+pub(crate) fn preload(pod: &Path, boot: &Value) -> io::Result<String> {
+    let folder = pod.join("boot");
+    fs::create_dir(&folder)?;
+    let preload = folder.join("preload.cjs");
+    fs::copy(tools::checkout().join("operator/preload/preload.cjs"), &preload)?;
+    fs::write(folder.join("boot.json"), boot.to_string())?;
+    Ok(format!("--require {}", preload.display()))
 }
 
 /// How many worker processes take jobs of each queue, by what `CLIENT LIST` of role queue's Redis says: `BullMQ` names its
@@ -264,7 +269,7 @@ pub fn consumers(clients: &str) -> BTreeMap<String, usize> {
 }
 
 /// As `EGG_APP_CONFIG` is merged: objects into objects, anything else in the place of what was there.
-fn merge(base: &mut Value, over: &Value) {
+pub(crate) fn merge(base: &mut Value, over: &Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (name, value) in over {
@@ -284,6 +289,8 @@ pub struct Pod {
     pub(crate) dir: TempDir,
     /// The route that says that it serves its default instance.
     pub(crate) health: &'static str,
+    /// The signal that it ends in order by.
+    pub(crate) end: Signal,
 }
 
 /// An answer of the app.
@@ -354,7 +361,7 @@ impl Pod {
     /// Tells it to end, as kubelet does.
     pub fn terminate(&self) {
         // Fails for one that has ended.
-        let _ = self.group.leader().signal(Signal::TERM);
+        let _ = self.group.leader().signal(self.end);
     }
 
     /// Waits until it has ended.

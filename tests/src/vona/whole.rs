@@ -7,11 +7,12 @@
 use std::fs;
 use std::net::SocketAddr;
 
-use serde_json::Value;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{APP, FIXTURE, node};
-use crate::cabloy::Pod;
+use crate::cabloy::{Pod, merge, preload};
 use crate::mariadb::{self, MariaDb};
 use crate::process::{Group, bound};
 use crate::redis::free_port;
@@ -19,7 +20,7 @@ use crate::skip::Unavailable;
 use crate::{npm, tools};
 
 /// The route that says that a process serves its default instance.
-const HEALTH: &str = "/api/fx/probe/ping";
+pub const HEALTH: &str = "/api/fx/probe/ping";
 
 /// Whether this machine can run the app.
 ///
@@ -48,7 +49,7 @@ pub struct Project {
 }
 
 impl Project {
-    /// As it is in `tests/vona`, with that over its own configuration.
+    /// As it is in `tests/vona`, with that over its own configuration, and over that what the preload script gives it.
     ///
     /// # Panics
     /// The packages cannot be installed, or the folder cannot be made.
@@ -61,7 +62,13 @@ impl Project {
         let dir = TempDir::with_prefix("cabloy-vona-")?;
         npm::copy(&npm::fixture(FIXTURE).join("app"), dir.path())?;
         npm::link(&npm::modules(FIXTURE), &dir.path().join("node_modules"))?;
-        fs::write(dir.path().join("config/config.prod.ts"), format!("export default async () => ({config});\n"))?;
+        let declared = dir.path().join("env/.env");
+        fs::write(&declared, fs::read_to_string(&declared)? + "CABLOY_APP_CONFIG =\n")?;
+        let merged = format!(
+            "import {{ deepExtend }} from 'vona';\n\
+             export default async app => deepExtend({config}, JSON.parse(app.meta.env.CABLOY_APP_CONFIG || '{{}}'));\n"
+        );
+        fs::write(dir.path().join("config/config.prod.ts"), merged)?;
         Ok(Self { dir })
     }
 
@@ -83,13 +90,42 @@ impl Project {
     /// # Panics
     /// None does.
     pub async fn start(&self, name: &str, workers: u32, database: &MariaDb, redis: SocketAddr) -> Pod {
-        let pod = self.spawn(name, workers, database, redis);
+        self.serving(name, workers, database, redis, None).await
+    }
+
+    /// Starts a pod that boots with the operator's preload script, by a `boot.json` that names no role, and has these fields
+    /// besides; waits until it serves.
+    ///
+    /// # Panics
+    /// It does not.
+    pub async fn start_preloaded(&self, name: &str, database: &MariaDb, redis: SocketAddr, boot: &Value) -> Pod {
+        let mut all = json!({"app": APP, "generation": "vona", "mergesConfig": true, "roles": []});
+        merge(&mut all, boot);
+        self.serving(name, 1, database, redis, Some(&all)).await
+    }
+
+    async fn serving(
+        &self,
+        name: &str,
+        workers: u32,
+        database: &MariaDb,
+        redis: SocketAddr,
+        boot: Option<&Value>,
+    ) -> Pod {
+        let pod = self.spawn(name, workers, database, redis, boot);
         let mut pod = pod.unwrap_or_else(|error| panic!("{name}: {error:#}"));
         pod.until_ready().await;
         pod
     }
 
-    fn spawn(&self, name: &str, workers: u32, database: &MariaDb, redis: SocketAddr) -> anyhow::Result<Pod> {
+    fn spawn(
+        &self,
+        name: &str,
+        workers: u32,
+        database: &MariaDb,
+        redis: SocketAddr,
+        boot: Option<&Value>,
+    ) -> anyhow::Result<Pod> {
         let dir = TempDir::with_prefix("cabloy-vona-pod-")?;
         let port = free_port()?;
         let mut command = bound(node());
@@ -105,8 +141,12 @@ impl Project {
             .env("DATABASE_CLIENT_MYSQL_PORT", database.port().to_string())
             .envs(["USER", "PASSWORD"].map(|field| (format!("DATABASE_CLIENT_MYSQL_{field}"), mariadb::USER)))
             .env("FX_EVENTS", dir.path().join("events"));
+        if let Some(boot) = boot {
+            command.env("NODE_OPTIONS", preload(dir.path(), boot)?);
+        }
         let log = dir.path().join("log");
         let group = Group::spawn(name, command, &log)?;
-        Ok(Pod { group, port, dir, health: HEALTH })
+        // This version of Vona ends in order by no other.
+        Ok(Pod { group, port, dir, health: HEALTH, end: Signal::INT })
     }
 }
