@@ -236,6 +236,25 @@ fn what_vona_cannot_be_told_is_refused_here_too() {
     }
 }
 
+/// That an app takes it so is seen beside an agent.
+#[test]
+fn schedules_that_are_taken_over_are_left_and_workers_say_so() {
+    let pod = Pod::new("vona");
+    let told = || {
+        let ended = pod.node(NODE, &["-p", "process.env.CABLOY_APP_CONFIG"]);
+        serde_json::from_str::<Value>(&ended.stdout).unwrap()["onions"].clone()
+    };
+    let worker = |name: &str| json!({"a-schedule:schedule": {"options": {"worker": {"name": name}}}});
+    pod.boot(|boot| boot["mergesConfig"] = true.into());
+    assert_eq!(told(), json!({"schedule": {}, "queue": worker("cabloy-agent/leaves/")}));
+    pod.boot(|boot| boot["takesOver"] = json!(["shop-report.nightly", "shop.tick"]));
+    let left =
+        json!({"queue": "a-orm:doubleDelete", "repeat": {"limit": 0, "tz": "left to the agents of cabloy-operator"}});
+    let name = "cabloy-agent/leaves/shop-report.nightly,shop.tick";
+    let schedules = json!({"shop-report:nightly": left, "shop:tick": left});
+    assert_eq!(told(), json!({"schedule": schedules, "queue": worker(name)}));
+}
+
 /// What it is told of each topology; whether a-redis takes it is not for this test.
 #[test]
 fn every_topology_is_said_in_full() {
