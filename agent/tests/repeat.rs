@@ -470,8 +470,8 @@ async fn in_vona_the_worker_that_took_a_tick_last_says_whether_it_is_left() {
     let mut of = Vec::new();
     for worker in ["cabloy-agent/leaves/shop.night,shop.often", "cabloy-agent/leaves/"] {
         let before = completed(&bench);
-        let (worker, mut taken) = Worker::at_work(&bench, &["0", worker]);
-        take(&mut taken, 6);
+        let (worker, mut done) = Worker::at_work(&bench, &["0", worker]);
+        take(&mut done, 6);
         worker.end();
         of.push(completed(&bench).difference(&before).cloned().collect::<BTreeSet<_>>());
     }
@@ -511,8 +511,8 @@ async fn in_vona_jobs_stay_until_it_is_known_who_took_them() {
     for _ in 0..2 {
         taker.keep_jobs(&mut bench.connection, &native).await.unwrap();
     }
-    let (worker, mut taken) = Worker::at_work(&bench, &["0", "cabloy-agent/leaves/shop.often"]);
-    let ids = take(&mut taken, 3);
+    let (worker, mut done) = Worker::at_work(&bench, &["0", "cabloy-agent/leaves/shop.often"]);
+    let ids = take(&mut done, 3);
     worker.end();
     for id in &ids {
         let options: Value = serde_json::from_str(&bench.job(id)["opts"]).unwrap();
