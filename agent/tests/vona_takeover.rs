@@ -241,8 +241,8 @@ async fn each_tick_is_run_once_over_a_takeover_in_vona() {
     let taken_over = |status: &AgentStatus| status.schedules.iter().any(|schedule| schedule.waits_for.is_none());
     new.agent.until("nothing to be waited for", taken_over).await;
     let added: BTreeSet<_> = world.added(BEAN).into_iter().collect();
-    let last = added.last().unwrap().0;
-    let own = || ran(&new.pod.events()).1.into_iter().filter(|(tick, _)| *tick > last).collect();
+    let newest = added.last().unwrap().0;
+    let own = || ran(&new.pod.events()).1.into_iter().filter(|(tick, _)| *tick > newest).collect();
     more("the agent to have ticks of its own run", 2, own).await;
     let status = new.agent.status().await;
     assert_eq!((status.schedules[0].failed, status.schedules[0].missed), (0, 0), "{status:?}");
@@ -263,10 +263,10 @@ async fn each_tick_is_run_once_over_a_takeover_in_vona() {
             ticks.filter(|(_, of)| of == instance).map(|(tick, _)| *tick).collect::<BTreeSet<_>>()
         };
         let (added, called) = (of(&mut added.iter()), of(&mut called.iter()));
-        let (last, end) = (*added.last().unwrap(), *called.last().unwrap());
+        let (newest, end) = (*added.last().unwrap(), *called.last().unwrap());
         // From the last that the app had, each that is due.
-        let after: BTreeSet<_> = called.iter().copied().filter(|tick| *tick > last).collect();
-        let wanted: BTreeSet<_> = (1..=(end - last) / EVERY).map(|it| last + it * EVERY).collect();
+        let after: BTreeSet<_> = called.iter().copied().filter(|tick| *tick > newest).collect();
+        let wanted: BTreeSet<_> = (1..=(end - newest) / EVERY).map(|it| newest + it * EVERY).collect();
         assert_eq!(after, wanted, "{instance:?}");
     }
 
