@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cabloy_crds::agent_status::{TickResult, Verdict};
+use cabloy_tests::port::free_port;
 use cabloy_tests::process::{Process, bound, spawn, tail};
-use cabloy_tests::redis::{Redis, free_port};
+use cabloy_tests::redis::Redis;
 use cabloy_tests::{npm, wait};
 use serde::Deserialize;
 use serde_json::json;

@@ -6,8 +6,8 @@ mod stage;
 
 use std::path::Path;
 
+use cabloy_tests::port::free_port;
 use cabloy_tests::process::{Process, bound};
-use cabloy_tests::redis::free_port;
 use cabloy_tests::{npm, wait};
 use serde::Deserialize;
 use serde_json::json;

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use cabloy_tests::port::free_port;
 use cabloy_tests::process::{Process, bound};
-use cabloy_tests::redis::free_port;
 use cabloy_tests::{tools, wait};
 use jiff::Timestamp;
 use serde::Deserialize;

@@ -20,8 +20,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::mariadb::{self, MariaDb};
+use crate::port::free_port;
 use crate::process::{Group, bound};
-use crate::redis::{Redis, free_port};
+use crate::redis::Redis;
 use crate::skip::Unavailable;
 use crate::{events, npm, tools, wait};
 

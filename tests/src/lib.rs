@@ -14,6 +14,7 @@ pub mod mariadb;
 pub mod network;
 pub mod npm;
 pub mod oci;
+pub mod port;
 pub mod process;
 pub mod redis;
 pub mod skip;

@@ -10,8 +10,8 @@ use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::port::free_port;
 use crate::process::{Process, bound};
-use crate::redis::free_port;
 use crate::skip::Unavailable;
 use crate::{tools, wait};
 

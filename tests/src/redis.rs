@@ -4,11 +4,11 @@ pub mod clock;
 mod version;
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{fs, io};
 
 use anyhow::{Context as _, anyhow};
 use rustix::process::Signal;
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 pub use version::Version;
 
 use crate::network::Namespace;
+use crate::port::free_port;
 use crate::process::{Process, bound};
 use crate::wait;
 
@@ -140,14 +141,6 @@ impl Builder {
             }
         }
     }
-}
-
-/// A port of loopback that nobody listens on now.
-///
-/// # Errors
-/// There is none.
-pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// A running server; it ends when dropped, or with the test process.

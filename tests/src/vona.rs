@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::cabloy::{BOOT, post};
 use crate::events::{self, Event};
+use crate::port::free_port;
 use crate::process::{Process, bound};
-use crate::redis::free_port;
 use crate::skip::Unavailable;
 use crate::{npm, wait};
 

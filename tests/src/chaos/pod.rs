@@ -10,8 +10,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::network::Namespace;
+use crate::port::free_port;
 use crate::process::{Process, bound, freeze, signal};
-use crate::redis::free_port;
 use crate::wait;
 
 /// How often the schedule falls due.

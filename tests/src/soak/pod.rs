@@ -18,8 +18,8 @@ use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
 use super::count::{Call, Count};
+use crate::port::free_port;
 use crate::process::{Process, bound};
-use crate::redis::free_port;
 use crate::wait;
 
 /// Schedules of such names fail at their first attempt.

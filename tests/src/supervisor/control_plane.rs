@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::kubeconfig;
 use super::place::Place;
 use crate::certs::{Authority, Identity, signing_keys};
+use crate::port::free_port;
 use crate::process::Process;
-use crate::redis::free_port;
 use crate::tools::Tools;
 
 /// The range of Service addresses, of those set aside for benchmarks: no real network has them.

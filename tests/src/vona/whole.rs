@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use super::{APP, FIXTURE, node};
 use crate::cabloy::{Pod, merge, preload};
 use crate::mariadb::{self, MariaDb};
+use crate::port::free_port;
 use crate::process::{Group, bound};
-use crate::redis::free_port;
 use crate::skip::Unavailable;
 use crate::{npm, tools};
 

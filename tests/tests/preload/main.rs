@@ -342,7 +342,7 @@ impl App {
     fn egg(pod: &Pod, node: &'static str) -> Self {
         let options = json!({
             "framework": pod.path("app/framework"), "baseDir": pod.path("app/src/backend"), "workers": 1,
-            "port": cabloy_tests::redis::free_port().unwrap(),
+            "port": cabloy_tests::port::free_port().unwrap(),
         });
         let start = modules().join("@zhennann/egg-scripts/lib/start-cluster");
         Self::start(pod, node, &[start.into_os_string(), options.to_string().into()])
