@@ -1,9 +1,11 @@
-//! How a real `CabloyJS` v4 backend ends with an agent beside it: what it has begun is done, and it begins nothing more.
+//! How a real `CabloyJS` v4 backend ends, with an agent beside it and without: what it has begun is done, and it begins nothing
+//! more.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod stage;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -56,6 +58,19 @@ fn jobs(pod: &Pod, kind: &str) -> Vec<u64> {
     pod.events().iter().filter(|it| it.kind == kind).map(|it| it.more["data"]["n"].as_u64().unwrap()).collect()
 }
 
+/// Pushes a job that takes so long.
+async fn push(pod: &Pod, n: u64, ms: u64) {
+    let body = json!({"queue": "busy", "data": {"n": n, "ms": ms}}).to_string();
+    let answer = pod.post(PUSH, &[("content-type", "application/json")], &body).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// How many jobs are being done, and how many wait.
+fn left(redis: &Redis) -> (usize, usize) {
+    let length = |list: &str| redis.run(&["LLEN", &format!("bull_{APP}:queue:-||fx-probe||busy:{list}")]);
+    (length("active"), length("wait"))
+}
+
 /// A real app with two worker processes, its agent, and a queue that each worker process takes jobs of.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_ends_what_it_has_begun_and_begins_nothing_once_its_pod_is_to_end() {
@@ -86,14 +101,6 @@ async fn an_app_ends_what_it_has_begun_and_begins_nothing_once_its_pod_is_to_end
     });
     let agent = stage.agent_beside("a", pod.port()).state_dir(&marks).start();
     wait::until("the agent to be ready", BOOT, async || agent.is_ready().await).await;
-    let json = [("content-type", "application/json")];
-    let push = async |n: u64, ms: u64| {
-        let body = json!({"queue": "busy", "data": {"n": n, "ms": ms}}).to_string();
-        let answer = pod.post(PUSH, &json, &body).await.unwrap();
-        assert_eq!(answer.status, 200, "{answer:?}");
-    };
-    let key = |list: &str| format!("bull_{APP}:queue:-||fx-probe||busy:{list}");
-    let length = |list: &str| redis.run::<usize>(&["LLEN", &key(list)]);
     let done = async |n: u64| {
         wait::until("a job to be done", stage::SOON, async || {
             let done = jobs(&pod, "queue.done");
@@ -101,7 +108,7 @@ async fn an_app_ends_what_it_has_begun_and_begins_nothing_once_its_pod_is_to_end
         })
         .await;
     };
-    push(0, 0).await;
+    push(&pod, 0, 0).await;
     done(0).await;
 
     // An agent that drains and comes back has changed its mind.
@@ -127,18 +134,18 @@ async fn an_app_ends_what_it_has_begun_and_begins_nothing_once_its_pod_is_to_end
         Ok(())
     })
     .await;
-    push(1, 0).await;
+    push(&pod, 1, 0).await;
     done(1).await;
 
     // The pod is to end: jobs, and a request, that are longer than egg would wait for go on, and what comes now is left for
     // other pods. The request is the longest, and one of the processes has none.
     let long = u64::try_from(QUESTION.as_millis()).unwrap() * 5 / 2;
-    push(2, long).await;
-    push(3, long).await;
+    push(&pod, 2, long).await;
+    push(&pod, 3, long).await;
     wait::until("both processes to be at work", stage::SOON, async || jobs(&pod, "queue.start").len() == 4).await;
     agent.drain();
     let told = tokio::time::Instant::now();
-    push(4, 0).await;
+    push(&pod, 4, 0).await;
     let slow = async {
         let mut connection = Connection::open(pod.port()).await;
         connection.post(PING, &json!({"ms": long * 5 / 4})).await
@@ -157,7 +164,45 @@ async fn an_app_ends_what_it_has_begun_and_begins_nothing_once_its_pod_is_to_end
     })
     .await;
     pod.exit().await;
-    assert_eq!((length("active"), length("wait")), (0, 1), "{:?}", pod.events());
+    assert_eq!(left(&redis), (0, 1), "{:?}", pod.events());
     let refused = TcpStream::connect(("127.0.0.1", pod.port())).await;
     assert!(refused.is_err());
+}
+
+/// As with `agent.enabled: false`: nobody says that the pod is about to end before SIGTERM does.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_without_an_agent_ends_what_it_has_begun_and_begins_nothing_from_sigterm_on() {
+    require!(cabloy::found());
+    let (project, redis) = (Project::new(), Redis::start());
+    let database = cabloy::database().await;
+    let mut pod = project.pod("a", &database, redis.addr()).workers(2).preload(&json!({})).start().await;
+    // A process takes jobs once it has had a request.
+    wait::until("both processes to have had a request", BOOT, async || {
+        pod.post(PING, &[], "").await.map_err(|error| error.to_string())?;
+        let events = pod.events();
+        let pids: BTreeSet<_> = events.iter().filter(|it| it.kind == "ping").map(|it| it.pid).collect();
+        if pids.len() == 2 { Ok(()) } else { Err(format!("{pids:?}")) }
+    })
+    .await;
+
+    // Longer than egg would wait for.
+    let long = u64::try_from(QUESTION.as_millis()).unwrap() * 3 / 2;
+    let slow = async {
+        let mut connection = Connection::open(pod.port()).await;
+        connection.post(PING, &json!({"ms": long * 2})).await
+    };
+    let end = async {
+        push(&pod, 0, long).await;
+        push(&pod, 1, long).await;
+        wait::until("both processes to be at work", stage::SOON, async || jobs(&pod, "queue.start").len() == 2).await;
+        push(&pod, 2, 0).await;
+        pod.terminate();
+    };
+    let (head, ()) = tokio::join!(slow, end);
+    assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
+    pod.exit().await;
+    let mut done = jobs(&pod, "queue.done");
+    done.sort_unstable();
+    assert_eq!(done, [0, 1], "{:?}\n{}", pod.events(), pod.log_tail(30));
+    assert_eq!(left(&redis), (0, 1), "{:?}", pod.events());
 }
