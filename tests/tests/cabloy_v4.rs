@@ -344,6 +344,41 @@ async fn keys(stage: &Stage, server: &str, db: u8, pattern: &str) -> Vec<String>
     stage.ask(&format!("r-{server}"), &["EVAL", script, "0", &db.to_string(), pattern]).await
 }
 
+/// Changes the password of a connection's user as docs/preload.md says: Redis takes both, then the Secret has the new one, then
+/// the pods are rolled, then Redis takes the new one alone.
+async fn rotate(stage: &Stage, connections: &[(&str, &str)]) {
+    let revision = async || -> u64 {
+        let path = "--output=jsonpath={.metadata.annotations.deployment\\.kubernetes\\.io/revision}";
+        stage.kubectl(&["get", "deployment", "shop-web", path]).await.parse().unwrap()
+    };
+    let new = |connection: &str| format!("{PASSWORD}{connection}-since-today");
+    let before = revision().await;
+    let secret: BTreeMap<_, _> = connections.iter().map(|(connection, _)| (connection, new(connection))).collect();
+    for (connection, server) in connections {
+        let set = ["ACL", "SETUSER", &user(connection), &format!(">{}", new(connection))];
+        assert_eq!(stage.ask::<String>(&format!("r-{server}"), &set).await, "OK");
+    }
+    let patch = json!({"stringData": secret}).to_string();
+    stage.kubectl(&["patch", "secret", "redis", "--patch", &patch]).await;
+    // Kubelet looks at once at a pod that was changed; by itself, within a minute.
+    stage.kubectl(&["annotate", "pods", "--selector=app=shop-web", "fx/look=1"]).await;
+    until("the pods to be rolled for it", POD, async || {
+        let path = "--output=jsonpath={.spec.template.metadata.annotations.cabloy\\.io/secrets}";
+        let since = stage.kubectl(&["get", "deployment", "shop-web", path]).await;
+        if since.is_empty() { Err("no annotation") } else { Ok(()) }
+    })
+    .await;
+    stage.condition("RolledOut", "True", "", ROLLOUT).await;
+    stage.condition("Ready", "True", "", ROLLOUT).await;
+    for (connection, server) in connections {
+        let old = ["ACL", "SETUSER", &user(connection), &format!("<{}", password(connection))];
+        assert_eq!(stage.ask::<String>(&format!("r-{server}"), &old).await, "OK");
+    }
+    assert_eq!(revision().await, before + 1, "rolled once");
+    let told = stage.kubectl(&["get", "events", "--field-selector=reason=PasswordsChanged", "--output=name"]).await;
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
 /// What the app remembers of its instances.
 async fn remembered(stage: &Stage) -> String {
     let statement = format!("select name, config from {APP}.aInstance order by name");
@@ -401,6 +436,23 @@ async fn a_real_app_has_each_role_where_the_resource_says_and_works_without_a_vi
         assert_eq!(answer.trim(), "401", "a call without a signature");
     }
     assert_hidden(&stage).await;
+
+    // Passwords change under what is going on: of the agents' and the app's locks, and of the queues.
+    rotate(&stage, &[("redlock", "redlock"), ("queue", "queue")]).await;
+    // Who is cut off comes back by the new one. Not those of the queues: BullMQ gives a connection its name once, by which workers
+    // are counted. There the third pod, and each after it, connects by the new one alone.
+    let killed: u64 = stage.ask("r-redlock", &["CLIENT", "KILL", "USER", &user("redlock")]).await;
+    assert!(killed > 2, "{killed}");
+    assert_places(&stage, 2, &places).await;
+    assert_hidden(&stage).await;
+    let (_, token) = stage.leader(POD).await;
+    let ticks = async || stage.schedules().await.into_iter().flat_map(|it| it.results).map(|it| it.tick).max();
+    let last = ticks().await;
+    until("ticks by the new passwords", POD, async || {
+        let (now, next) = (stage.leader(POD).await.1, ticks().await);
+        if now >= token && next > last { Ok(()) } else { Err(format!("{next:?} by {now}")) }
+    })
+    .await;
 
     // A third one.
     stage.kubectl(&["scale", "deployment/shop-web", "--replicas=3"]).await;
