@@ -347,9 +347,10 @@ async fn keys(stage: &Stage, server: &str, db: u8, pattern: &str) -> Vec<String>
 /// Changes the password of a connection's user as docs/preload.md says: Redis takes both, then the Secret has the new one, then
 /// the pods are rolled, then Redis takes the new one alone.
 async fn rotate(stage: &Stage, connections: &[(&str, &str)]) {
-    let revision = async || -> u64 {
+    let revision = async || {
         let path = "--output=jsonpath={.metadata.annotations.deployment\\.kubernetes\\.io/revision}";
-        stage.kubectl(&["get", "deployment", "shop-web", path]).await.parse().unwrap()
+        let number = stage.kubectl(&["get", "deployment", "shop-web", path]).await;
+        number.parse::<u64>().unwrap_or_else(|error| panic!("{number:?}: {error}"))
     };
     let new = |connection: &str| format!("{PASSWORD}{connection}-since-today");
     let before = revision().await;
@@ -363,8 +364,8 @@ async fn rotate(stage: &Stage, connections: &[(&str, &str)]) {
     // Kubelet looks at once at a pod that was changed; by itself, within a minute.
     stage.kubectl(&["annotate", "pods", "--selector=app=shop-web", "fx/look=1"]).await;
     until("the pods to be rolled for it", POD, async || {
-        let path = "--output=jsonpath={.spec.template.metadata.annotations.cabloy\\.io/secrets}";
-        let since = stage.kubectl(&["get", "deployment", "shop-web", path]).await;
+        let annotation = "--output=jsonpath={.spec.template.metadata.annotations.cabloy\\.io/secrets}";
+        let since = stage.kubectl(&["get", "deployment", "shop-web", annotation]).await;
         if since.is_empty() { Err("no annotation") } else { Ok(()) }
     })
     .await;
@@ -377,6 +378,24 @@ async fn rotate(stage: &Stage, connections: &[(&str, &str)]) {
     assert_eq!(revision().await, before + 1, "rolled once");
     let told = stage.kubectl(&["get", "events", "--field-selector=reason=PasswordsChanged", "--output=name"]).await;
     assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+/// Two pods and their agents go on by the new passwords, and nobody has seen them.
+async fn go_on(stage: &Stage, places: &Places) {
+    // Who is cut off comes back by the new one. Not those of the queues: BullMQ gives a connection its name once, by which workers
+    // are counted. There the third pod, and each after it, connects by the new one alone.
+    let killed: u64 = stage.ask("r-redlock", &["CLIENT", "KILL", "USER", &user("redlock")]).await;
+    assert!(killed > 2, "{killed}");
+    assert_places(stage, 2, places).await;
+    assert_hidden(stage).await;
+    let (_, token) = stage.leader(POD).await;
+    let ticks = async || stage.schedules().await.into_iter().flat_map(|it| it.results).map(|it| it.tick).max();
+    let last = ticks().await;
+    until("ticks by the new passwords", POD, async || {
+        let (now, next) = (stage.leader(POD).await.1, ticks().await);
+        if now >= token && next > last { Ok(()) } else { Err(format!("{next:?} by {now}")) }
+    })
+    .await;
 }
 
 /// What the app remembers of its instances.
@@ -439,20 +458,7 @@ async fn a_real_app_has_each_role_where_the_resource_says_and_works_without_a_vi
 
     // Passwords change under what is going on: of the agents' and the app's locks, and of the queues.
     rotate(&stage, &[("redlock", "redlock"), ("queue", "queue")]).await;
-    // Who is cut off comes back by the new one. Not those of the queues: BullMQ gives a connection its name once, by which workers
-    // are counted. There the third pod, and each after it, connects by the new one alone.
-    let killed: u64 = stage.ask("r-redlock", &["CLIENT", "KILL", "USER", &user("redlock")]).await;
-    assert!(killed > 2, "{killed}");
-    assert_places(&stage, 2, &places).await;
-    assert_hidden(&stage).await;
-    let (_, token) = stage.leader(POD).await;
-    let ticks = async || stage.schedules().await.into_iter().flat_map(|it| it.results).map(|it| it.tick).max();
-    let last = ticks().await;
-    until("ticks by the new passwords", POD, async || {
-        let (now, next) = (stage.leader(POD).await.1, ticks().await);
-        if now >= token && next > last { Ok(()) } else { Err(format!("{next:?} by {now}")) }
-    })
-    .await;
+    go_on(&stage, &places).await;
 
     // A third one.
     stage.kubectl(&["scale", "deployment/shop-web", "--replicas=3"]).await;
