@@ -24,7 +24,8 @@ pub struct Event {
 ///
 /// # Panics
 /// It is something else.
-pub(crate) fn read(path: &Path) -> Vec<Event> {
+#[must_use]
+pub fn read(path: &Path) -> Vec<Event> {
     let text = fs::read_to_string(path).unwrap_or_default();
     // The last line may still be written.
     let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
