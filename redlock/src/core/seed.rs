@@ -352,9 +352,11 @@ impl Core {
         let records: Arc<[Arc<Record>]> = boot.merged.values().cloned().collect();
         let lost: Vec<_> = boot.lives.clone().into_iter().filter(|(_, found)| !found.intact).collect();
         boot.asked = lost.iter().map(|(id, _)| *id).collect();
-        // A server that has every write on disk remembers all that it acknowledged; else the highest token that is known
-        // may be older than the loss.
-        let complete = lost.iter().all(|(id, found)| self.nodes[*id].durable && found.promised > 0);
+        // A server that has every write on disk remembers all that it acknowledged. Unless a majority does, the highest token
+        // that is known may be older than the loss. One that never had a memory, for nobody had reached it, has lost none.
+        let remembers =
+            |(id, found): &(&NodeId, &Found)| found.intact || (self.nodes[**id].durable && found.promised > 0);
+        let complete = boot.lives.iter().filter(remembers).count() >= self.majority();
         let led = self.led_before;
         // Two who did not hear of each other's losses, and one who heard of none, would count on from the same place; time
         // goes on whoever hears of it, and faster than elections.

@@ -324,6 +324,21 @@ fn servers_that_have_every_write_on_disk_lose_nothing() {
 }
 
 #[test]
+fn what_most_of_them_have_on_disk_is_all_there_was() {
+    for (remember, loss) in [(2, false), (1, true)] {
+        let mut small = Small::leading(true);
+        for node in 0..3 {
+            // The others were never reached, or their disks are gone.
+            let memory = if node < remember { small.nodes[node].memory().clone() } else { Memory::default() };
+            small.restart(node, memory);
+        }
+        small.wait(TTL + TTL + TTL);
+        assert_eq!(small.loss().is_some(), loss, "{remember} remember");
+        assert!(small.knows_the_run());
+    }
+}
+
+#[test]
 fn what_an_intact_minority_has_is_kept() {
     let mut small = Small::leading(false);
     small.restart_all_but(1, |_| Memory::default());
