@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cabloy_tests::cabloy::{self, APP, Event, Pod, Project};
+use cabloy_tests::cabloy::{self, APP, Pod, Project};
+use cabloy_tests::events::{Tick, tick_of, ticks};
 use cabloy_tests::mariadb::MariaDb;
 use cabloy_tests::redis::Redis;
 use cabloy_tests::{require, wait};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use stage::{Agent, SOON, Stage, schedule};
 
@@ -41,9 +41,6 @@ struct Member {
     agent: Agent,
     pod: Pod,
 }
-
-/// A tick that was run: when it was due, and for which instance.
-type Ran = (i64, String);
 
 impl World {
     async fn new() -> Self {
@@ -111,7 +108,7 @@ impl World {
     }
 
     /// Ids of the jobs of the schedule that the app has dealt with, by instance.
-    fn jobs(&self) -> BTreeSet<Ran> {
+    fn jobs(&self) -> BTreeSet<Tick> {
         let mut jobs = BTreeSet::new();
         for (queue, instance) in [("-", ""), ("south", "south")] {
             let prefix = format!("bull_{APP}:queue:{queue}||a-base||schedule:");
@@ -127,28 +124,8 @@ impl World {
     }
 }
 
-fn tick_of(id: &str) -> i64 {
-    id.rsplit_once(':').unwrap().1.parse().unwrap()
-}
-
-/// What the app has run by itself, and what it was called for.
-fn ran(events: &[Event]) -> (Vec<Ran>, Vec<Ran>) {
-    let (mut own, mut called) = (vec![], vec![]);
-    for event in events.iter().filter(|event| event.kind == "report") {
-        let subdomain = event.more["subdomain"].as_str().unwrap().to_owned();
-        match event.more.get("run").and_then(|run| run["key"].as_str()) {
-            Some(key) => {
-                let tick: Timestamp = key.rsplit_once('@').unwrap().1.parse().unwrap();
-                called.push((tick.as_millisecond(), subdomain));
-            }
-            None => own.push((tick_of(event.more["job"]["id"].as_str().unwrap()), subdomain)),
-        }
-    }
-    (own, called)
-}
-
 /// Waits until the app of a pod has dealt with so many more ticks of each instance, in whichever way `which` says.
-async fn more(what: &str, count: usize, which: impl Fn() -> Vec<Ran>) {
+async fn more(what: &str, count: usize, which: impl Fn() -> Vec<Tick>) {
     let begin = which();
     wait::until(what, TICKS, async || {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -169,7 +146,7 @@ async fn each_tick_is_run_once_over_a_takeover() {
     require!(cabloy::found());
     let world = World::new().await;
     let mut old = world.start("old", &[]).await;
-    more("the app to run its schedule", 2, || ran(&old.pod.events()).0).await;
+    more("the app to run its schedule", 2, || ticks(&old.pod.events()).0).await;
 
     world.wanted(&[]);
     let new = world.start("new", &[NATIVE, "fx-probe.nowhere", "nowhere.night"]).await;
@@ -193,14 +170,14 @@ async fn each_tick_is_run_once_over_a_takeover() {
     old.agent.terminate();
     old.agent.exit().await;
     more("the new pod to leave ticks to the agent, alone", 2, left).await;
-    assert_eq!(ran(&new.pod.events()), (vec![], vec![]), "the agent waits for the operator's word");
+    assert_eq!(ticks(&new.pod.events()), (vec![], vec![]), "the agent waits for the operator's word");
 
     world.wanted(&[NATIVE]);
-    let last_of = |jobs: &BTreeSet<Ran>, instance: &str| {
+    let last_of = |jobs: &BTreeSet<Tick>, instance: &str| {
         jobs.iter().rfind(|(_, of)| of == instance).map(|(tick, _)| *tick).unwrap()
     };
     wait::until("each tick that the app had to be run, and those that come after them", TICKS, async || {
-        let (own, called) = ran(&[old.pod.events(), new.pod.events()].concat());
+        let (own, called) = ticks(&[old.pod.events(), new.pod.events()].concat());
         // What the app's own queue passed over, for the app was busy, never was a tick.
         let jobs = world.jobs();
         let lost: Vec<_> = jobs.iter().filter(|tick| !own.contains(tick) && !called.contains(tick)).collect();
@@ -218,16 +195,16 @@ async fn each_tick_is_run_once_over_a_takeover() {
     let status = new.agent.until("nothing to be waited for", |status| status.schedules[0].waits_for.is_none()).await;
     assert_eq!((status.schedules[0].failed, status.schedules[0].missed), (0, 0), "{status:?}");
     let jobs = world.jobs();
-    let (own, called) = ran(&[old.pod.events(), new.pod.events()].concat());
+    let (own, called) = ticks(&[old.pod.events(), new.pod.events()].concat());
     println!("{} ticks run by the app, {} by the agent", own.len(), called.len());
-    assert!(own.iter().all(|tick| ran(&old.pod.events()).0.contains(tick)), "the new pod runs none by itself");
+    assert!(own.iter().all(|tick| ticks(&old.pod.events()).0.contains(tick)), "the new pod runs none by itself");
 
-    let mut times: BTreeMap<Ran, usize> = BTreeMap::new();
+    let mut times: BTreeMap<Tick, usize> = BTreeMap::new();
     own.iter().chain(&called).for_each(|tick| *times.entry(tick.clone()).or_default() += 1);
     let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "run twice: {twice:?}");
     for instance in INSTANCES {
-        let of = |ticks: &mut dyn Iterator<Item = &Ran>| {
+        let of = |ticks: &mut dyn Iterator<Item = &Tick>| {
             ticks.filter(|(_, of)| of == instance).map(|(tick, _)| *tick).collect::<BTreeSet<_>>()
         };
         let last_job = last_of(&jobs, instance);
@@ -254,9 +231,9 @@ async fn each_tick_is_run_once_over_a_takeover() {
         if removed.parse::<f64>().unwrap() >= 2.0 { Ok(()) } else { Err(removed) }
     })
     .await;
-    let before = ran(&undone.pod.events()).0;
-    more("the agent to go on", 2, || ran(&new.pod.events()).1).await;
-    let (own, called) = ran(&[undone.pod.events(), new.pod.events()].concat());
+    let before = ticks(&undone.pod.events()).0;
+    more("the agent to go on", 2, || ticks(&new.pod.events()).1).await;
+    let (own, called) = ticks(&[undone.pod.events(), new.pod.events()].concat());
     assert_eq!(own, before, "run by the app after it was removed");
     assert_eq!(called.iter().collect::<BTreeSet<_>>().len(), called.len(), "{called:?}");
 }

@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cabloy_crds::agent_status::AgentStatus;
-use cabloy_tests::cabloy::{Event, Pod};
+use cabloy_tests::cabloy::Pod;
+use cabloy_tests::events::{Tick, tick_of, ticks};
 use cabloy_tests::mariadb::MariaDb;
 use cabloy_tests::redis::Redis;
 use cabloy_tests::vona::APP;
 use cabloy_tests::vona::whole::{self, Project};
 use cabloy_tests::{require, wait};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use stage::{Agent, SOON, Stage, schedule};
 
@@ -52,9 +52,6 @@ struct Member {
     agent: Agent,
     pod: Pod,
 }
-
-/// A tick that was run: when it was due, and for which instance.
-type Ran = (i64, String);
 
 impl World {
     fn new() -> Self {
@@ -135,7 +132,7 @@ impl World {
     }
 
     /// The ticks of a schedule that have been added to the app's queues, in order.
-    fn added(&self, bean: &str) -> Vec<Ran> {
+    fn added(&self, bean: &str) -> Vec<Tick> {
         let mut added = Vec::new();
         for (instance, queue) in INSTANCES {
             let events: Vec<(String, BTreeMap<String, String>)> =
@@ -148,7 +145,7 @@ impl World {
     }
 
     /// The ticks that apps have left, by the workers that took them.
-    fn left(&self) -> Vec<Ran> {
+    fn left(&self) -> Vec<Tick> {
         let mut left = Vec::new();
         for (instance, queue) in INSTANCES {
             let ids: Vec<String> = self.redis().run(&["ZRANGE", &Self::key(queue, "completed"), "0", "-1"]);
@@ -172,28 +169,8 @@ impl World {
     }
 }
 
-fn tick_of(id: &str) -> i64 {
-    id.rsplit_once(':').unwrap().1.parse().unwrap()
-}
-
-/// What the app has run by itself, and what it was called for.
-fn ran(events: &[Event]) -> (Vec<Ran>, Vec<Ran>) {
-    let (mut own, mut called) = (vec![], vec![]);
-    for event in events.iter().filter(|event| event.kind == "report") {
-        let subdomain = event.more["subdomain"].as_str().unwrap().to_owned();
-        match event.more.get("run").and_then(|run| run["key"].as_str()) {
-            Some(key) => {
-                let tick: Timestamp = key.rsplit_once('@').unwrap().1.parse().unwrap();
-                called.push((tick.as_millisecond(), subdomain));
-            }
-            None => own.push((tick_of(event.more["job"]["id"].as_str().unwrap()), subdomain)),
-        }
-    }
-    (own, called)
-}
-
 /// Waits until so many more ticks of each instance have been dealt with, in whichever way `which` says.
-async fn more(what: &str, count: usize, which: impl Fn() -> Vec<Ran>) {
+async fn more(what: &str, count: usize, which: impl Fn() -> Vec<Tick>) {
     let of = |instance: &str| which().iter().filter(|(_, of)| of == instance).count();
     let begin = INSTANCES.map(|(instance, _)| of(instance));
     wait::until(what, TICKS, async || {
@@ -209,7 +186,7 @@ async fn each_tick_is_run_once_over_a_takeover_in_vona() {
     require!(whole::found());
     let world = World::new();
     let mut old = world.start("old", &[]).await;
-    more("the app to run its schedule", 2, || ran(&old.pod.events()).0).await;
+    more("the app to run its schedule", 2, || ticks(&old.pod.events()).0).await;
 
     let before = world.added(OTHER);
     assert_eq!(before.len(), INSTANCES.len());
@@ -234,23 +211,23 @@ async fn each_tick_is_run_once_over_a_takeover_in_vona() {
     // Another leader begins, and looks at the old jobs.
     world.start_agent_again("new", &mut new);
     new.agent.until("the guard to have looked", |status| status.guard.is_some()).await;
-    assert_eq!(ran(&new.pod.events()), (vec![], vec![]), "the agent waits for the operator's word");
+    assert_eq!(ticks(&new.pod.events()), (vec![], vec![]), "the agent waits for the operator's word");
 
-    let left: BTreeSet<Ran> = world.left().into_iter().collect();
+    let left: BTreeSet<Tick> = world.left().into_iter().collect();
     world.wanted(&[NATIVE]);
     let taken_over = |status: &AgentStatus| status.schedules.iter().any(|schedule| schedule.waits_for.is_none());
     new.agent.until("nothing to be waited for", taken_over).await;
     let added: BTreeSet<_> = world.added(BEAN).into_iter().collect();
     let newest = added.last().unwrap().0;
-    let own = || ran(&new.pod.events()).1.into_iter().filter(|(tick, _)| *tick > newest).collect();
+    let own = || ticks(&new.pod.events()).1.into_iter().filter(|(tick, _)| *tick > newest).collect();
     more("the agent to have ticks of its own run", 2, own).await;
     let status = new.agent.status().await;
     assert_eq!((status.schedules[0].failed, status.schedules[0].missed), (0, 0), "{status:?}");
-    let (own, called) = ran(&[old.pod.events(), new.pod.events()].concat());
+    let (own, called) = ticks(&[old.pod.events(), new.pod.events()].concat());
     println!("{} ticks run by the app, {} by the agent, {} of them left", own.len(), called.len(), left.len());
-    assert_eq!(ran(&new.pod.events()).0, [], "the new pod runs none by itself");
+    assert_eq!(ticks(&new.pod.events()).0, [], "the new pod runs none by itself");
 
-    let mut times: BTreeMap<Ran, usize> = BTreeMap::new();
+    let mut times: BTreeMap<Tick, usize> = BTreeMap::new();
     own.iter().chain(&called).for_each(|tick| *times.entry(tick.clone()).or_default() += 1);
     let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "run twice: {twice:?}");
@@ -259,7 +236,7 @@ async fn each_tick_is_run_once_over_a_takeover_in_vona() {
     assert!(lost.is_empty(), "lost: {lost:?}");
     assert!(left.iter().all(|tick| called.contains(tick)), "{left:?} {called:?}");
     for (instance, _) in INSTANCES {
-        let of = |ticks: &mut dyn Iterator<Item = &Ran>| {
+        let of = |ticks: &mut dyn Iterator<Item = &Tick>| {
             ticks.filter(|(_, of)| of == instance).map(|(tick, _)| *tick).collect::<BTreeSet<_>>()
         };
         let (added, called) = (of(&mut added.iter()), of(&mut called.iter()));
@@ -270,7 +247,7 @@ async fn each_tick_is_run_once_over_a_takeover_in_vona() {
         assert_eq!(after, wanted, "{instance:?}");
     }
 
-    let traces = || -> (Vec<Ran>, Vec<String>, Vec<String>) {
+    let traces = || -> (Vec<Tick>, Vec<String>, Vec<String>) {
         let own = |name: &str| format!("bull_{APP}:queue:cabloy-agent:{name}");
         let keys = world.redis().run(&["HKEYS", &own("takeovers")]);
         (world.left(), world.redis().run(&["ZRANGE", &own("left"), "0", "-1"]), keys)
@@ -286,10 +263,10 @@ async fn each_tick_is_run_once_over_a_takeover_in_vona() {
     })
     .await;
     // What it took before that is over by then.
-    let before = ran(&undone.pod.events()).0;
-    more("the agent to go on", 2, || ran(&[undone.pod.events(), new.pod.events()].concat()).1).await;
-    assert_eq!((ran(&undone.pod.events()).0, world.present()), (before, vec![]));
-    let called = ran(&[undone.pod.events(), new.pod.events()].concat()).1;
+    let before = ticks(&undone.pod.events()).0;
+    more("the agent to go on", 2, || ticks(&[undone.pod.events(), new.pod.events()].concat()).1).await;
+    assert_eq!((ticks(&undone.pod.events()).0, world.present()), (before, vec![]));
+    let called = ticks(&[undone.pod.events(), new.pod.events()].concat()).1;
     let once: BTreeSet<_> = called.iter().collect();
     assert_eq!(once.len(), called.len(), "{called:?}");
 }

@@ -5,13 +5,12 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use cabloy_tests::{
     cabloy::{self, APP},
-    events::{self, Event},
+    events::{self, Event, tick_of, ticks},
     images::cabloy_v4,
     require, require_node,
     stage::{POD, Stage},
     wait::until,
 };
-use jiff::Timestamp;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -97,21 +96,9 @@ fn all_events(folder: &Path) -> Vec<Event> {
 
 /// The ticks that the app has run by itself, and those that it was called for.
 fn ran(folder: &Path) -> (Vec<i64>, Vec<i64>) {
-    let (mut own, mut called) = (Vec::new(), Vec::new());
-    for event in all_events(folder).iter().filter(|event| event.kind == "report") {
-        match event.more.get("run").and_then(|run| run["key"].as_str()) {
-            Some(key) => {
-                let tick = key.rsplit_once('@').and_then(|(_, tick)| tick.parse::<Timestamp>().ok());
-                called.push(tick.unwrap_or_else(|| panic!("{key}")).as_millisecond());
-            }
-            None => own.push(tick_of(event.more["job"]["id"].as_str().unwrap_or_default())),
-        }
-    }
-    (own, called)
-}
-
-fn tick_of(job: &str) -> i64 {
-    job.rsplit_once(':').and_then(|(_, tick)| tick.parse().ok()).unwrap_or_else(|| panic!("{job}"))
+    let (own, called) = ticks(&all_events(folder));
+    let times = |ticks: Vec<_>| ticks.into_iter().map(|(tick, _)| tick).collect();
+    (times(own), times(called))
 }
 
 /// The ticks that the app's own queue has had.

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 pub const TTL: Duration = Duration::from_millis(1500);
 pub const TIMING: Timing = Timing { ttl: TTL };
 /// For what takes milliseconds: the machine may be busy.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(30);
 pub const LOCK: &str = "cabloy:{prod/shop}:lock";
 
 /// Every term that began in a test, in order.
