@@ -507,9 +507,9 @@ async fn in_vona_jobs_stay_until_it_is_known_who_took_them() {
     let (native, jobs) = named(VONA, "often");
     let add = ["add", &jobs, r#"{"pattern":"* * * * * *"}"#, r#"{"removeOnComplete":true,"attempts":3}"#];
     bench.bullmq(&add);
-    let taker = taker(VONA, 7);
+    let mut taker = taker(VONA, 7);
     for _ in 0..2 {
-        taker.keep_jobs(&mut bench.connection, &native).await.unwrap();
+        taker.keep_jobs(&mut bench.connection, &BTreeSet::from([&*native])).await.unwrap();
     }
     let (worker, mut done) = Worker::at_work(&bench, &["0", "cabloy-agent/leaves/shop.often"]);
     let ids = take(&mut done, 3);

@@ -135,7 +135,7 @@ impl Taker {
             None => Store::new(file, generation, self.term.token()),
         };
         let store = self.store.insert(store);
-        let (mut waits, mut cleared) = (BTreeMap::new(), BTreeSet::new());
+        let (mut waits, mut held, mut cleared) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         for schedule in takes {
             let (name, Some(native)) = (&schedule.name, &schedule.takes_over) else { continue };
             let stage = self.shared.takes.borrow().get(name).copied();
@@ -145,8 +145,7 @@ impl Taker {
             }
             let fenced = match stage {
                 Some(Takes::Waits) if !file.released.contains(native) => {
-                    store.queues.look(connection).await?;
-                    store.keep_jobs(connection, native).await?;
+                    held.insert(native.as_str());
                     waits.insert(name.clone(), format!("every pod to boot without {native}, as the operator sees to"));
                     None
                 }
@@ -180,6 +179,7 @@ impl Taker {
                 return Ok(Looked::Fenced(token));
             }
         }
+        store.keep_jobs(connection, &held).await?;
         if let Some(token) = keep_out(store, connection, &cleared, &self.shared).await? {
             return Ok(Looked::Fenced(token));
         }

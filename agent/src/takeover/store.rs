@@ -165,23 +165,33 @@ impl Store {
         Ok(found)
     }
 
-    /// Has the jobs of a schedule stay when they are over, whatever the app says, if they are what says who took them: from
-    /// its next one on, for each takes the options of the one before.
+    /// Has the jobs of schedules stay when they are over, whatever the app says, if they are what says who took them: from
+    /// the next one of each on, for each takes the options of the one before.
     ///
     /// # Errors
     /// The server does not answer, or with an error.
-    pub async fn keep_jobs(&self, connection: &mut MultiplexedConnection, native: &str) -> RedisResult<()> {
-        if self.dialect != Dialect::Scheduler {
+    pub async fn keep_jobs(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        natives: &BTreeSet<&str>,
+    ) -> RedisResult<()> {
+        if self.dialect != Dialect::Scheduler || natives.is_empty() {
             return Ok(());
         }
+        self.queues.look(connection).await?;
+        let queues = self.queues.names().iter();
+        let of = |queue: &String| {
+            natives.iter().map(|native| (queue.clone(), self.job_name(native, queue))).collect::<Vec<_>>()
+        };
+        let schedules: Vec<_> = queues.flat_map(of).collect();
         let mut pipe = redis::pipe();
-        for queue in self.queues.names() {
-            pipe.cmd("ZSCORE").arg(self.of(queue, "repeat")).arg(self.job_name(native, queue));
+        for (queue, name) in &schedules {
+            pipe.cmd("ZSCORE").arg(self.of(queue, "repeat")).arg(name);
         }
         let ticks: Vec<Option<i64>> = pipe.query_async(connection).await?;
-        for (queue, tick) in self.queues.names().iter().zip(ticks) {
+        for ((queue, name), tick) in schedules.iter().zip(ticks) {
             let Some(tick) = tick else { continue };
-            let job = self.of(queue, &format!("repeat:{}:{tick}", self.job_name(native, queue)));
+            let job = self.of(queue, &format!("repeat:{name}:{tick}"));
             let options: Option<String> = redis::cmd("HGET").arg(&job).arg("opts").query_async(connection).await?;
             let Some((after, before)) = options.and_then(|before| Some((kept(&before)?, before))) else { continue };
             let script = Script::new(include_str!("options.lua"));

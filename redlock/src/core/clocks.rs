@@ -159,12 +159,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_time_of_day_is_never_ahead_of_the_median_whoever_was_heard() {
+    fn core(nodes: usize) -> Core {
         let agent = crate::AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
         let timing = crate::Timing { ttl: Duration::from_secs(10) };
-        let config = crate::core::Config { agent, nodes: 5, timing, floor: 0, rules: crate::rule::Rules::default() };
-        let mut core = Core::new(config);
+        Core::new(crate::core::Config { agent, nodes, timing, floor: 0, rules: Rules::default() })
+    }
+
+    #[test]
+    fn the_time_of_day_is_never_ahead_of_the_median_whoever_was_heard() {
+        let mut core = core(5);
         let mut hear = |node: usize, ahead: i64| {
             core.nodes[node].clock.reading = Some(at(100, ahead));
             core.time_offset().map(|offset| offset / 1_000_000)
@@ -178,10 +181,7 @@ mod tests {
 
     #[test]
     fn who_was_heard_long_ago_tells_no_time() {
-        let agent = crate::AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
-        let timing = crate::Timing { ttl: Duration::from_secs(10) };
-        let rules = Rules::default();
-        let mut core = Core::new(crate::core::Config { agent, nodes: 3, timing, floor: 0, rules });
+        let mut core = core(3);
         let mut hear = |node: usize, reading| {
             core.nodes[node].clock.reading = Some(reading);
             core.time_offset().map(|offset| offset / 1_000_000)
@@ -194,12 +194,10 @@ mod tests {
 
     #[test]
     fn the_time_is_right_again_with_the_first_quick_answer_after_a_slow_one() {
-        let agent = crate::AgentId { pod: "a".into(), uid: "u".into(), process: "1".into() };
-        let timing = crate::Timing { ttl: Duration::from_secs(10) };
-        let rules = Rules::default();
-        let mut core = Core::new(crate::core::Config { agent, nodes: 1, timing, floor: 0, rules });
+        let mut core = core(1);
         let sent = Instant::from_nanos(103 * SECOND);
         let mut hear = |reading| {
+            let (timing, rules) = (core.timing, core.rules);
             assert!(core.nodes[0].read_clock(&timing, rules, reading));
             core.time_offset().map(|offset| offset / 1_000_000_000)
         };

@@ -377,8 +377,8 @@ impl World {
     }
 
     /// A tick is of the timetable that was in force when it came, or that its leader had to take for that: files are on
-    /// their way for a ttl at most, and nobody who reads them stands still for more than three. A leader whose machine stood still, clock and all, is behind in time until it hears of the
-    /// masters' again, for a lease at most.
+    /// their way for a ttl at most, and nobody who reads them stands still for more than three. A leader whose machine stood
+    /// still, clock and all, is behind in time until it hears of the masters' again, for a lease at most.
     fn is_in_force(&self, name: &str, tick: Timestamp, start: &Start) -> Result<(), Violation> {
         let Some(tables) = self.watch.timetables.get(name) else { return Ok(()) };
         if start.attempt.number > 1 || self.plan.clocks == Clocks::Jump {

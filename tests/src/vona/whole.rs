@@ -90,7 +90,7 @@ impl Project {
     /// # Panics
     /// None does.
     pub async fn start(&self, name: &str, workers: u32, database: &MariaDb, redis: SocketAddr) -> Pod {
-        self.serving(name, workers, database, redis, None).await
+        serving(name, self.spawn(name, workers, database, redis, None)).await
     }
 
     /// Starts a pod that boots with the operator's preload script, by a `boot.json` that names no role, and has these fields
@@ -101,21 +101,7 @@ impl Project {
     pub async fn start_preloaded(&self, name: &str, database: &MariaDb, redis: SocketAddr, boot: &Value) -> Pod {
         let mut all = json!({"app": APP, "generation": "vona", "mergesConfig": true, "roles": []});
         merge(&mut all, boot);
-        self.serving(name, 1, database, redis, Some(&all)).await
-    }
-
-    async fn serving(
-        &self,
-        name: &str,
-        workers: u32,
-        database: &MariaDb,
-        redis: SocketAddr,
-        boot: Option<&Value>,
-    ) -> Pod {
-        let pod = self.spawn(name, workers, database, redis, boot);
-        let mut pod = pod.unwrap_or_else(|error| panic!("{name}: {error:#}"));
-        pod.until_ready().await;
-        pod
+        serving(name, self.spawn(name, 1, database, redis, Some(&all))).await
     }
 
     fn spawn(
@@ -149,4 +135,11 @@ impl Project {
         // This version of Vona ends in order by no other.
         Ok(Pod { group, port, dir, health: HEALTH, end: Signal::INT })
     }
+}
+
+/// A pod that was started, once it serves.
+async fn serving(name: &str, pod: anyhow::Result<Pod>) -> Pod {
+    let mut pod = pod.unwrap_or_else(|error| panic!("{name}: {error:#}"));
+    pod.until_ready().await;
+    pod
 }
